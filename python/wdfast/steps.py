@@ -25,12 +25,43 @@ class Augment:
 
     flip: mirror left to right with probability ½. crop: pad by so many pixels (`crop_mode` "zero" or
     "reflect") and cut a random window of the old size. cutout: blank a random square of this side.
+
+    mixup α: then sample i of n becomes λxᵢ + (1 − λ)x₍ₙ₋₁₋ᵢ₎, its loss λL(yᵢ) + (1 − λ)L(y₍ₙ₋₁₋ᵢ₎), λ the larger part
+    of a draw from Beta(α, α) for each step (arXiv 1710.09412); any float input may be mixed, and metrics count the
+    label of the larger part. Raises ValueError if α is negative or not finite.
+
+    >>> from wdfast.steps import Augment
+    >>> Augment(mixup=0.2).shares(seed=0, first=7, steps=2).round(3)
+    array([1.   , 0.526], dtype=float32)
     """
 
     flip: bool = False
     crop: int = 0
     crop_mode: str = "zero"
     cutout: int = 0
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mixup < math.inf:
+            raise ValueError(f"Augment: argument 'mixup': expected a finite number ≥ 0, got {self.mixup!r}")
+
+    @property
+    def of_images(self) -> dict[str, Any]:
+        """What `ops.gather_images` is told."""
+        return {name: value for name, value in asdict(self).items() if name != "mixup"}
+
+    def check(self, inputs: Sequence[np.ndarray]) -> None:
+        """Raises ValueError where `fit`'s arrays are not what it changes."""
+        if (self.flip or self.crop or self.cutout or not self.mixup) and not any(a.ndim == 4 for a in inputs):
+            raise ValueError("fit: argument 'augment': expected an image input (N, H, W, C)")
+        if self.mixup and any(a.dtype == np.int32 for a in inputs):
+            raise ValueError("fit: argument 'augment': mixup: expected float inputs, got integers")
+
+    def shares(self, seed: int, first: int, steps: int) -> np.ndarray:
+        """λ of mixup for each of `steps` steps; a function of the seed and the step's number alone."""
+        draws = [np.random.default_rng([seed, step]).beta(self.mixup, self.mixup)
+                 for step in range(first, first + steps)]
+        return np.array([max(draw, 1 - draw) for draw in draws], np.float32)
 
 
 @dataclass
@@ -201,14 +232,24 @@ def unused(name: str, names: Container[str]) -> str:
     return next(f"{name}_{k}" for k in itertools.count(1) if f"{name}_{k}" not in names)
 
 
-class Objective:
-    """The loss and the metrics of a compiled model: symbolic scalars, or the sums that `finish` makes a metric of."""
+def _symbolic_labels(arrays: Arrays) -> tuple[list[Tensor], Tensor | None]:
+    """Labels and sample weights of a batch, as tensors that are given their values later."""
+    labels = [Tensor((None, *y.shape[1:]), str(y.dtype)) for y in arrays.labels]
+    return labels, None if arrays.weights is None else Tensor((None, *arrays.weights.shape[1:]))
 
-    def __init__(self, model: Model, arrays: Arrays) -> None:
+
+class Objective:
+    """The loss and the metrics of a compiled model: symbolic scalars, or the sums that `finish` makes a metric of.
+
+    With `mixed`, `share` is λ of mixup and `partners` holds labels and weights of the sample that each is mixed with.
+    """
+
+    def __init__(self, model: Model, arrays: Arrays, *, mixed: bool = False) -> None:
         self.inputs = model.inputs
-        self.labels = [Tensor((None, *y.shape[1:]), str(y.dtype)) for y in arrays.labels]
-        self.weights = None if arrays.weights is None else Tensor((None, *arrays.weights.shape[1:]))
-        labels = iter(self.labels)
+        self.labels, self.weights = _symbolic_labels(arrays)
+        self.share = Tensor(()) if mixed else None
+        self.partners = _symbolic_labels(arrays) if mixed else ([], None)
+        labels, partners = iter(self.labels), iter(self.partners[0])
         many = len(model.outputs) > 1
         terms: list[Any] = []
         self.scalars: dict[str, Tensor] = {}
@@ -220,6 +261,9 @@ class Objective:
                 continue
             label = next(labels)
             term = loss(label, output, sample_weight=self.weights)
+            if self.share is not None:
+                other = loss(next(partners), output, sample_weight=self.partners[1])
+                term = ops.add(other, ops.multiply(self.share, ops.subtract(term, other)))
             terms.append(term if factor == 1 else ops.multiply(term, factor))
             prefix = f"{name}_" if many else ""
             if many:
@@ -253,12 +297,32 @@ def _feed_inputs(program: GraphProgram, tensors: Sequence[Tensor], arrays: Seque
             image = array.ndim == 4 and tensor.dtype == "float32" and (array.dtype == np.uint8 or augment is not None)
             source, op, attrs = native.bind(array), "gather_rows", {}
             if image:
-                op, attrs = "gather_images", {"scale": 1.0, **asdict(augment or Augment())}
+                op, attrs = "gather_images", {"scale": 1.0, **(augment or Augment()).of_images}
             inputs = [source, index, -1, -1] if image else [source, index]
             program.assign(tensor, native.op(op, inputs, attrs)[0])
         else:
             feeds.append(program.feed(tensor))
     return feeds
+
+
+def _mix(program: GraphProgram, objective: Objective) -> None:
+    """Mixup: each float input becomes a mixture with that of the batch in reverse, which gives the partners too."""
+    program.feed(objective.share)
+    backwards = program.id(np.arange(program.batch, dtype=np.int32)[::-1].copy())
+
+    def reverse(tensor: Tensor) -> int:
+        return program.native.op("gather_rows", [program.id(tensor), backwards], {})[0]
+
+    for tensor in objective.inputs:
+        own, other = Tensor(tensor.shape), Tensor(tensor.shape)
+        program.assign(own, program.id(tensor))
+        program.assign(other, reverse(tensor))
+        mixed = ops.add(other, ops.multiply(objective.share, ops.subtract(own, other)))
+        program.assign(tensor, program.emit([mixed])[0])
+    labels, weights = objective.partners
+    for own, other in [*zip(objective.labels, labels, strict=True), (objective.weights, weights)]:
+        if other is not None:
+            program.assign(other, reverse(own))
 
 
 class DataStep:
@@ -273,6 +337,7 @@ class DataStep:
         program = self.program = GraphProgram(batch, training=training, trained=[*trained, *model.moving])
         native = self.native = program.native
         self.index = native.feed([batch], "int32") if rows else -1
+        self.augment, self.share = augment, -1
         self.feeds = _feed_inputs(program, model.inputs, arrays.inputs, rows, self.index, augment)
         outputs = list(model.outputs) if predict else []
         self.names: list[str] = []
@@ -281,6 +346,9 @@ class DataStep:
             extra = [*objective.labels, *([objective.weights] if objective.weights is not None else [])]
             values = [*arrays.labels, *([arrays.weights] if arrays.weights is not None else [])]
             self.feeds += _feed_inputs(program, extra, values, rows, self.index, None)
+            if objective.share is not None:
+                _mix(program, objective)
+                self.share = program.id(objective.share)
             outputs += [objective.total, *objective.scalars.values()]
             self.names = ["loss", *objective.scalars]
         added = regularizers.penalty(trained)
@@ -316,6 +384,8 @@ class DataStep:
         results = self._rows(steps, [*self.scalars, *self.stats])
         if self.hyper >= 0:
             feeds = {**feeds, self.hyper: self.plan.hyper(first, steps)}
+        if self.share >= 0:
+            feeds = {**feeds, self.share: self.augment.shares(seed, first, steps)}
         # A scalar that is named twice (loss and metric the same tensor) has one id; results are per id.
         self.native.run(steps, feeds, results, first_step=first, seed=seed, seconds=seconds)
         values = {name: results[i] for name, i in zip(self.names, self.scalars, strict=True)}

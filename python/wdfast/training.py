@@ -152,7 +152,7 @@ class Training:
         None if only layers add to the loss. sample_weight: one per sample, or per value of the loss, such as a
         pixel; class_weight: {class: weight}, 1 for the others.
         validation_split: this fraction from the end is held out. seed: fixes order, dropout and
-        augmentation; drawn if None. augment: an `Augment` for 4-D image inputs. checkpoint: a folder;
+        augmentation; drawn if None. augment: an `Augment`: images flipped and cropped, mixup. checkpoint: a folder;
         written at the end of each epoch and on Ctrl-C; if it holds a checkpoint of this training, the
         run goes on from there, to the same bits. Calling `fit` again goes on where the last one ended.
 
@@ -183,8 +183,8 @@ class Training:
                 )
             arrays, validation = arrays.rows(slice(kept)), arrays.rows(slice(kept, None))
         arrays = with_class_weight(arrays, class_weight)  # validation is not weighted by class, as in Keras
-        if augment is not None and not any(a.ndim == 4 for a in arrays.inputs):
-            raise ValueError("fit: argument 'augment': expected an image input (N, H, W, C)")
+        if augment is not None:
+            augment.check(arrays.inputs)
         run = _Fit(self, arrays, validation, batch_size=min(batch_size, arrays.size), epochs=epochs, seed=seed,
                    shuffle=shuffle, augment=augment, callbacks=callbacks or (), verbose=verbose,
                    validation_batch_size=validation_batch_size or batch_size, checkpoint=checkpoint,
@@ -383,7 +383,7 @@ class _Fit:
             from .io.checkpoint import Checkpoint
 
             self.checkpoint = Checkpoint(checkpoint, self)
-        self._objective = Objective(model, arrays)
+        self._objective = Objective(model, arrays, mixed=augment is not None and augment.mixup > 0)
         self._steps: dict[int, DataStep] = {}
         self._validation_steps: dict[int, DataStep] = {}
         self._steps_per_call = 1
