@@ -277,6 +277,19 @@ def test_decay_table_and_summary_mark_kernels_before_a_norm() -> None:
         assert sum("effective learning rate" in line for line in printed) == lines
 
 
+def test_decay_table_by_role_adds_up_to_the_whole() -> None:
+    model = network(optimizers.AdamW(weight_decay=0.1), norm=True)
+    whole, grouped = model.decay_table(), model.decay_table(by_role=True)
+    assert grouped[0] == ("Parameters", *whole[0][1:])
+    assert len(grouped) < len(whole)
+    for _, *same, _ in whole[1:]:
+        alike = [row for row in whole[1:] if list(row[1:-1]) == same]
+        row, = (row for row in grouped if list(row[1:-1]) == same)
+        assert int(row[0]) == len(alike)
+        assert int(row[-1].replace(",", "")) == sum(int(other[-1].replace(",", "")) for other in alike)
+    assert sum(int(row[-1].replace(",", "")) for row in grouped[1:]) == model.count_params()
+
+
 def normed(inputs: Any, outputs: Any) -> list[str]:
     model = models.Model(inputs, outputs)
     model.compile("sgd")

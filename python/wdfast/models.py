@@ -312,12 +312,23 @@ class Model(Training):
         mark_normed(self.nodes, self.outputs)
         self.optimizer.build(self.trained)
 
-    def decay_table(self) -> Table:
+    def decay_table(self, *, by_role: bool = False) -> Table:
         """Parameter, role, what decays it, λ, the shrink per epoch once its length is known, and size.
 
-        A kernel whose scale the next batch_norm removes is marked: λ sets its effective learning rate.
+        A kernel whose scale the next batch_norm removes is marked: λ sets its effective learning rate. by_role: one
+        row for all parameters of a role that the same decays alike, for networks of many layers.
+
+        >>> from wdfast import decay, layers, models, optimizers
+        >>> model = models.Sequential([layers.Input((3,)), layers.Dense(4), layers.Dense(2)])
+        >>> model.compile(optimizers.SGD(0.1, decay=decay.decoupled(0.01)), "mse")
+        >>> model.decay_table(by_role=True)
+        Parameters  Role              Decay     λ  Shrink/step  Size
+        ──────────  ──────  ───────────────  ────  ───────────  ────
+        2           kernel  decoupled(0.01)  0.01        0.001    20
+        2           bias             none()     –            –     6
         """
-        return telemetry.decay_table(self.optimizer if self.compiled else None, self.parameters)
+        rows = telemetry.decay_table(self.optimizer if self.compiled else None, self.parameters)
+        return telemetry.by_role(rows) if by_role else rows
 
     # ---- summary --------------------------------------------------------------------------------------
 

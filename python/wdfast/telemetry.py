@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._optimizer import Optimizer
     from ._plan import Plan
 
-__all__ = ["WeightDecayWarning", "decay_table", "measure", "total_shrink", "warn_about_decay"]
+__all__ = ["WeightDecayWarning", "by_role", "decay_table", "measure", "total_shrink", "warn_about_decay"]
 
 TELEMETRY = ("weight_norm", "sparsity", "decay_to_gradient", "nonfinite")
 """The logs of `fit(telemetry=True)`."""
@@ -164,3 +164,12 @@ def decay_table(optimizer: Optimizer | None, parameters: Iterable[Parameter]) ->
         strengths = ", ".join(f"{t.strength:.3g}" if isinstance(t.strength, float) else "schedule" for t in terms)
         rows.append((p.name, p.role, decay, strengths or "–", f"{shrink:.3g}" if shrink else "–", f"{p.size:,}"))
     return rows
+
+
+def by_role(rows: Table) -> Table:
+    """A decay table with one row for all parameters of a role that the same decays alike; their number in front."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for _, *same, size in rows[1:]:
+        groups.setdefault(tuple(same), []).append(int(size.replace(",", "")))
+    heading = (f"{rows[0][0]}s", *rows[0][1:])
+    return Table([heading, *((str(len(sizes)), *same, f"{sum(sizes):,}") for same, sizes in groups.items())])
