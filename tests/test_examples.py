@@ -95,3 +95,26 @@ def test_imbalanced(tmp_path: Path) -> None:
     classes = [line.split()[-10:] for line in printed.stdout.split("recall of each class")[1].splitlines()[1:]]
     for row, recalls in zip(rows, classes, strict=True):
         assert row[1] == pytest.approx(sum(map(float, recalls[5:])) / 5, abs=0.06)
+
+
+def test_resnet20(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture, folder = tmp_path / "curves.png", tmp_path / "kept"
+    command = [sys.executable, EXAMPLES / "resnet20.py", "--quick", "--out", picture, "--checkpoint", folder]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert printed.stderr == ""
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    roles = dict(re.findall(r"^\d+ +(\w+) +(\S+\(.*?\)|does not train)", printed.stdout, re.MULTILINE))
+    assert roles == {"kernel": "epochs(2.5)", "norm_scale": "none()", "norm_shift": "none()", "bias": "none()",
+                     "state": "does not train"}
+    sizes = [int(size.replace(",", "")) for size in re.findall(r"^\d+ .* ([\d,]+)$", printed.stdout, re.MULTILINE)]
+    assert sum(sizes[:6]) == 273_754  # the six rows of the table; CIFAR's ResNet-20 has two colours more
+    right, images = re.search(r"right of (\d+) test images: (\S+) %", printed.stdout).group(2, 1)
+    assert images == "355"
+    assert 90 < float(right) <= 100  # 98.3 to 99.2 where it was measured
+    rows = re.findall(r"^(\d) +(\d+\.\d\d)  (?:(\d): (\d+) of (\d+)|none)$", printed.stdout, re.MULTILINE)
+    assert [row[0] for row in rows] == list("0123456789")
+    assert sum(float(row[1]) for row in rows) / 10 == pytest.approx(float(right), abs=0.5)  # 34 to 36 of each class
+    again = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert again.stdout.split("class  ")[1] == printed.stdout.split("class  ")[1]  # nothing is trained twice
+    assert "epoch 8/8" not in again.stdout
