@@ -7,6 +7,7 @@
   python3 dev.py lint     ruff, clang-format, and the checks of tests/test_house.py
   python3 dev.py stub     write python/wdfast/_native.pyi anew from the compiled module
   python3 dev.py bench …  wdfast bench …
+  python3 dev.py docs     write the documentation to build/docs; warnings are errors
   python3 dev.py clean    remove .venv, build folders and caches (runs/ stays)
 
 Warnings in C++ are errors; WDFAST_WERROR=OFF in the environment lets a build with warnings pass.
@@ -129,11 +130,11 @@ def step(label: str, command: Sequence[str | Path], **environment: str) -> None:
         raise Failed(f"{label} failed (exit code {process.returncode}): {' '.join(map(str, command[:6]))} …{hint}")
 
 
-def requirements() -> list[str]:
-    """All that a build, the tests and lint need, from the lists of pyproject.toml."""
+def requirements(lists: Sequence[str] = ("requires", "dependencies", *EXTRAS)) -> list[str]:
+    """What these lists of pyproject.toml name; without any: all that a build, the tests and lint need."""
     text = (ROOT / "pyproject.toml").read_text()
     found = []
-    for name in ("requires", "dependencies", *EXTRAS):
+    for name in lists:
         match = re.search(rf"^{name}\s*=\s*(\[.*?\])", text, re.M | re.S)
         if match is None:
             raise Failed(f"pyproject.toml: found no list '{name}'")
@@ -232,6 +233,15 @@ def bench(arguments: list[str]) -> int:
     return show("bench", [VENV / "bin" / "wdfast", "bench", *arguments])
 
 
+def docs(arguments: list[str]) -> int:
+    build()
+    step("sphinx", [*PIP, *requirements(["docs"])])
+    out = ROOT / "build" / "docs"
+    step("pages", [PYTHON, "-m", "sphinx", "-W", "--keep-going", "-E", ROOT / "docs", out, *arguments])
+    print(f"written   {out.relative_to(ROOT) / 'index.html'}")
+    return 0
+
+
 def clean(arguments: list[str]) -> int:
     for name in (".venv", "build", "dist", ".pytest_cache", ".ruff_cache", ".hypothesis"):
         if (ROOT / name).exists():
@@ -244,7 +254,7 @@ def clean(arguments: list[str]) -> int:
 
 
 COMMANDS = {"run": run, "test": test, "build": build_command, "lint": lint, "stub": stub, "bench": bench,
-            "clean": clean}
+            "docs": docs, "clean": clean}
 
 
 def main(argv: list[str]) -> int:

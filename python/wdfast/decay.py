@@ -1,8 +1,8 @@
 """Weight decay as a value with a unit: what decays, how, and how strongly.
 
 An optimizer takes one as `decay=`; a parameter may carry its own instead (`parameter.decay`). A `Decay` is a
-sum of `Term`s, each a strength λ (a number, or a schedule as for the learning rate) and a kind that says
-where in the step it acts and what it is multiplied by:
+sum of terms; each `Term` is a strength λ (a number, or a schedule as for the learning rate) and a kind that says
+where in the step it acts and what it is multiplied by::
 
     in the gradient     g' = g + λ₂ (p − r) + λ₁ sign(p): l2, l1, elastic, toward(coupled=True)
     beside the step     p ← p − s (p − r): decoupled (s = η λ), independent, corrected, cautious, epochs,

@@ -3,10 +3,12 @@
 Both fit y ≈ x·w + b; the intercept b is not penalised. Units of λ, beside those of a network that is trained with
 the loss `MeanSquaredError` (the mean over n samples):
 
-| here | penalty added to | scikit-learn | `kernel_regularizer=` | `decay=` |
-|---|---|---|---|---|
-| `ridge_path` | ‖e‖² + λ‖w‖² | `alpha = λ` of Ridge, RidgeCV | `L2(λ / n)` | `decay.l2(2λ / n)` |
-| `lasso_path` | ‖e‖²/(2n) + λ‖w‖₁ | `alpha = λ` of Lasso | `L1(2λ)` | `decay.l1(2λ)` |
+============  ==================  ===========================  =====================  ================
+here          what is least       scikit-learn                 `kernel_regularizer=`  `decay=`
+============  ==================  ===========================  =====================  ================
+`ridge_path`  ‖e‖² + λ‖w‖²        `alpha=λ` of Ridge, RidgeCV  `L2(λ / n)`            `l2(2 * λ / n)`
+`lasso_path`  ‖e‖²/(2n) + λ‖w‖₁   `alpha=λ` of Lasso           `L1(2 * λ)`            `l1(2 * λ)`
+============  ==================  ===========================  =====================  ================
 """
 
 from __future__ import annotations

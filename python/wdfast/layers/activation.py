@@ -135,7 +135,7 @@ class LeakyReLU(Layer):
 
 
 class ELU(Layer):
-    """y = x if x > 0 else `alpha`(eˣ − 1). arXiv 1511.07289."""
+    """y = x if x > 0 else α(eˣ − 1), α = `alpha`. arXiv 1511.07289."""
 
     supports_masking = True
 

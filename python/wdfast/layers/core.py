@@ -107,7 +107,7 @@ class Flatten(Layer):
 
 
 class Reshape(Layer):
-    """(N, …) → (N, *target_shape); one size of the target may be −1. Raises ValueError where it cannot fit.
+    """(N, …) → (N, …`target_shape`); one size of the target may be −1. Raises ValueError where it cannot fit.
 
     >>> import numpy as np
     >>> from wdfast import layers
