@@ -274,11 +274,11 @@ def test_ctrl_c_ends_soon(tmp_path):
         import os, signal, sys, threading
         from wdfast import data
         from wdfast.data import folder
-        slow = folder._decode
+        slow = folder.decode
         def decode(*arguments):
             threading.Event().wait(0.02)
             return slow(*arguments)
-        folder._decode = decode
+        folder.decode = decode
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
             data.load(sys.argv[1])
@@ -297,13 +297,13 @@ def test_ctrl_c_ends_soon(tmp_path):
 def decoded(monkeypatch):
     """The number of images decoded so far."""
     count = [0]
-    decode = folder._decode
+    decode = folder.decode
 
     def counted(*arguments):
         count[0] += 1
         return decode(*arguments)
 
-    monkeypatch.setattr(folder, "_decode", counted)
+    monkeypatch.setattr(folder, "decode", counted)
     return count
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from . import losses as losses_module
 from . import metrics as metrics_module
 from . import ops, optimizers, telemetry
+from .data.streaming import ImageStream
 from .graph import Node, Parameter, Tensor, building, mark_normed, subgraph
 from .layers import Input, Layer
 from .layers.base import auto_name
@@ -446,7 +447,8 @@ class Sequential(Model):
             if not self._stack:
                 raise ValueError(f"Sequential '{self.name}': the model has no layers")
             first = x[0] if isinstance(x, (list, tuple)) else x
-            self.build((None, *(first.shape if isinstance(first, Tensor) else np.shape(first))[1:]))
+            shape = first.shape if isinstance(first, (Tensor, ImageStream)) else np.shape(first)
+            self.build((None, *shape[1:]))
 
     @property
     def layers(self) -> list[Any]:

@@ -80,6 +80,17 @@ class Arrays:
         weights = None if self.weights is None else self.weights[index]
         return Arrays([x[index] for x in self.inputs], [y[index] for y in self.labels], weights)
 
+    def stage(self, order: np.ndarray, done: int, steps: int, batch: int) -> np.ndarray:
+        """The rows of the next batches of `order` after `done` samples: int32 (steps or fewer, batch)."""
+        return order[done : done + steps * batch].reshape(steps, batch)
+
+    def close(self) -> None:
+        """Ends what works in the background, if anything does; it begins again when it is needed."""
+
+    def described(self, rows: np.ndarray) -> list[np.ndarray]:
+        """What tells these data from others: some samples, and all labels."""
+        return [*(x[rows] for x in self.inputs), *self.labels, *([] if self.weights is None else [self.weights])]
+
     @property
     def signature(self) -> tuple[Any, ...]:
         """What a Program depends on besides the batch size."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from . import callbacks as callbacks_module
 from . import initializers
+from ._streamed import Streamed
+from .data.streaming import ImageStream
 from .graph import Parameter, Tensor
 from .program import GraphProgram
 from .progress import Progress
@@ -131,12 +133,23 @@ class Training:
 
     def _arrays(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None) -> Arrays:
         self._ensure_built(x)
+        if isinstance(x, ImageStream):
+            return self._streamed(x, y, sample_weight, class_weight)
         inputs = input_arrays(self, x)
         samples = len(inputs[0])
         if samples == 0:
             raise ValueError("argument 'x': expected at least one sample, got none")
         arrays = Arrays(inputs, label_arrays(self, y, samples), sample_weights(samples, sample_weight))
         return with_class_weight(arrays, class_weight)
+
+    def _streamed(self, x: ImageStream, y: Any, sample_weight: Any, class_weight: Any) -> Streamed:
+        if y is not None:
+            raise ValueError("argument 'y': expected None beside a stream, which has its labels")
+        samples, *shape = x.shape
+        none = input_arrays(self, np.empty((0, *shape), np.uint8))  # looks at the shape
+        whole = Arrays(none, label_arrays(self, x.labels, samples), sample_weights(samples, sample_weight))
+        whole = with_class_weight(whole, class_weight)
+        return Streamed(x, whole.labels, whole.weights, x.batch_size)
 
     # ---- fit ------------------------------------------------------------------------------------------
 
@@ -148,9 +161,9 @@ class Training:
             telemetry: bool = False) -> callbacks_module.History:
         """Trains for `epochs` epochs and returns the history.
 
-        x: samples first, one array or a list (uint8 images stay uint8 in memory). y: labels likewise,
-        None if only layers add to the loss. sample_weight: one per sample, or per value of the loss, such as a
-        pixel; class_weight: {class: weight}, 1 for the others.
+        x: samples first, one array or a list (uint8 images stay uint8 in memory), or a `data.stream`, which has its
+        labels, batch size and shuffling. y: labels, None if only layers add to the loss. sample_weight: one per sample,
+        or per value of the loss, such as a pixel; class_weight: {class: weight}, 1 for the others.
         validation_split: this fraction from the end is held out. seed: fixes order, dropout and
         augmentation; drawn if None. augment: an `Augment`: images flipped and cropped, mixup. checkpoint: a folder;
         written at the end of each epoch and on Ctrl-C; if it holds a checkpoint of this training, the
@@ -167,11 +180,16 @@ class Training:
             raise ValueError(f"fit: expected batch_size ≥ 1 and epochs ≥ 0, got {batch_size} and {epochs}")
         if validation_batch_size is not None and validation_batch_size < 1:
             raise ValueError(f"fit: argument 'validation_batch_size': expected an int ≥ 1, got {validation_batch_size}")
-        arrays = self._arrays(x, y, sample_weight)
+        streamed = isinstance(x, ImageStream)
+        if streamed:
+            batch_size, shuffle = x.batch_size, x.shuffle
+        arrays = self._arrays(x, y, sample_weight, class_weight if streamed else None)
         validation = None
         if validation_data is not None:
+            if isinstance(validation_data, ImageStream):
+                validation_data = validation_data, None
             if not isinstance(validation_data, (list, tuple)) or len(validation_data) not in (2, 3):
-                raise ValueError("fit: argument 'validation_data': expected (x, y) or (x, y, sample_weight)")
+                raise ValueError("fit: argument 'validation_data': expected (x, y), (x, y, sample_weight) or a stream")
             validation = self._arrays(*validation_data)
         elif validation_split:
             if not 0 < validation_split < 1:
@@ -182,7 +200,8 @@ class Training:
                     f"fit: argument 'validation_split': {validation_split} of {arrays.size} samples leaves none"
                 )
             arrays, validation = arrays.rows(slice(kept)), arrays.rows(slice(kept, None))
-        arrays = with_class_weight(arrays, class_weight)  # validation is not weighted by class, as in Keras
+        if not streamed:
+            arrays = with_class_weight(arrays, class_weight)  # validation is not weighted by class, as in Keras
         if augment is not None:
             augment.check(arrays.inputs)
         run = _Fit(self, arrays, validation, batch_size=min(batch_size, arrays.size), epochs=epochs, seed=seed,
@@ -263,7 +282,8 @@ class Training:
     def _evaluate(self, arrays: Arrays, batch_size: int, steps: dict[int, DataStep] | None = None) -> dict[str, float]:
         steps = {} if steps is None else steps
         means = objective = None
-        for batch, index in _blocks(np.arange(arrays.size, dtype=np.int32), batch_size):
+        for index in _blocks(arrays, batch_size):
+            batch = index.shape[1]
             if batch not in steps:
                 objective = objective or Objective(self, arrays)
                 steps[batch] = DataStep(self, objective, arrays, batch, training=False, rows=True)
@@ -274,11 +294,17 @@ class Training:
     def predict(self, x: Any, batch_size: int = 256, *, verbose: int | str = 0) -> Any:
         """The outputs for all samples, in inference mode; one array, or a list for several outputs."""
         self._ensure_built(x)
-        arrays = Arrays(input_arrays(self, x), [])
+        if isinstance(x, ImageStream):
+            arrays: Arrays = Streamed(x, [], None, x.batch_size)
+        else:
+            arrays = Arrays(input_arrays(self, x), [])
+        steps: dict[int, DataStep] = {}
         parts = []
-        for batch, index in _blocks(np.arange(arrays.size, dtype=np.int32), batch_size):
-            step = DataStep(self, None, arrays, batch, training=False, rows=True, predict=True)
-            parts.append(step.outputs_for(len(index), {step.index: index}))
+        for index in _blocks(arrays, batch_size):
+            batch = index.shape[1]
+            if batch not in steps:
+                steps[batch] = DataStep(self, None, arrays, batch, training=False, rows=True, predict=True)
+            parts.append(steps[batch].outputs_for(len(index), {steps[batch].index: index}))
         if not parts:
             outputs = [np.empty((0, *(d or 0 for d in t.shape[1:])), t.dtype) for t in self.outputs]
         else:
@@ -344,17 +370,21 @@ def _as_fed(inputs: list[np.ndarray]) -> list[np.ndarray]:
     return [x.astype(np.float32) if x.dtype == np.uint8 else x for x in inputs]
 
 
-def _blocks(order: np.ndarray, batch_size: int) -> list[tuple[int, np.ndarray]]:
-    """The full batches as one (steps, batch) array, then the rest as another."""
+def _blocks(arrays: Arrays, batch_size: int) -> Iterator[np.ndarray]:
+    """The rows of all samples in their order, as (steps, batch) arrays: full batches, then what is left."""
     if batch_size < 1:
         raise ValueError(f"argument 'batch_size': expected an int ≥ 1, got {batch_size}")
-    full = len(order) // batch_size * batch_size
-    blocks = []
-    if full:
-        blocks.append((batch_size, order[:full].reshape(-1, batch_size)))
-    if full < len(order):
-        blocks.append((len(order) - full, order[full:].reshape(1, -1)))
-    return blocks
+    if isinstance(arrays, Streamed):
+        batch_size = arrays.batch_size
+    order, done = np.arange(arrays.size, dtype=np.int32), 0
+    try:
+        while done < len(order):
+            batch = min(batch_size, len(order) - done)
+            index = arrays.stage(order, done, (len(order) - done) // batch, batch)
+            yield index
+            done += index.size
+    finally:
+        arrays.close()
 
 
 class _Fit:
@@ -406,6 +436,7 @@ class _Fit:
                 while self.epoch < self.epochs and not model.stop_training:
                     self._run_epoch(interrupt)
         finally:
+            self.arrays.close()
             self.progress.close()
         model.optimizer.finalize_variable_values(model.trained)
         self.callbacks.on_train_end(self.history.last_logs)
@@ -465,7 +496,8 @@ class _Fit:
         watched = self.callbacks.watches_batches
         steps = 1 if watched else min(self._steps_per_call, left // batch)
         step = self._step(batch)
-        index = order[self.done : self.done + steps * batch].reshape(steps, batch)
+        index = self.arrays.stage(order, self.done, steps, batch)
+        steps = len(index)  # of a stream, those that are ready
         number = self.done // self.batch_size
         if watched:
             self.callbacks.on_train_batch_begin(number)

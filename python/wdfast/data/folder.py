@@ -51,7 +51,7 @@ def _images_below(folder: str) -> list[str]:
     return found
 
 
-def _by_class(folder: str, class_names: Sequence[str] | None = None
+def by_class(folder: str, class_names: Sequence[str] | None = None
               ) -> tuple[list[str], list[str], np.ndarray]:
     """(class names, paths, labels) of a folder of class folders, in alphabetical order."""
     names = _folders(folder)
@@ -96,7 +96,7 @@ def _open(path: str) -> Any:
     return image
 
 
-def _decode(path: str, height: int, width: int, channels: int) -> tuple[np.ndarray, bool]:
+def decode(path: str, height: int, width: int, channels: int) -> tuple[np.ndarray, bool]:
     """One image as uint8 (height, width, channels), and whether the file has colour."""
     image_module = _pillow()
     with _open(path) as image:
@@ -121,7 +121,7 @@ def _decode(path: str, height: int, width: int, channels: int) -> tuple[np.ndarr
             raise DataError(f"{path}: expected an image, got a damaged one: {error}") from None
 
 
-def _common_format(paths: Sequence[str], image_size: int | tuple[int, int] | None,
+def common_format(paths: Sequence[str], image_size: int | tuple[int, int] | None,
                    color_mode: str | None) -> tuple[int, int, int]:
     """(height, width, channels) for all: as asked, else the median size, and RGB if any image has colour."""
     if color_mode not in (None, "rgb", "grayscale"):
@@ -162,7 +162,7 @@ def read_images(paths: Iterable[str | os.PathLike[str]], *, like: Any = None,
         if len(shape) != 3 or shape[2] not in (1, 3):
             raise DataError(f"read_images: argument 'like': expected (H, W, 1) or (H, W, 3), got {shape}")
         image_size, color_mode = (int(shape[0]), int(shape[1])), "rgb" if shape[2] == 3 else "grayscale"
-    shape = _common_format(files, image_size, color_mode)
+    shape = common_format(files, image_size, color_mode)
     images, colour = _decode_all(files, shape, progress)
     if colour and color_mode is None and shape[2] == 1:  # the sample of headers had none of the colour images
         images, _ = _decode_all(files, (*shape[:2], 3), progress)
@@ -185,7 +185,7 @@ def _decode_all(paths: Sequence[str], shape: tuple[int, int, int], progress: boo
         for i in range(begin, end):
             if stopped:
                 break
-            images[i], has_colour = _decode(paths[i], *shape)
+            images[i], has_colour = decode(paths[i], *shape)
             colour |= has_colour
         return end - begin, colour
 
@@ -267,13 +267,13 @@ def load_folder(path: str | os.PathLike[str], *, test_fraction: float = 0.2, see
     test_name = next((name for name in _TEST_NAMES if name in parts), None)
     test_paths: list[str] = []
     if "train" in parts:
-        names, paths, labels = _by_class(os.path.join(root, "train"))
+        names, paths, labels = by_class(os.path.join(root, "train"))
         if test_name:
-            _, test_paths, test_labels = _by_class(os.path.join(root, test_name), names)
+            _, test_paths, test_labels = by_class(os.path.join(root, test_name), names)
     elif test_name:
         raise DataError(f"{root}: expected a folder 'train' beside '{test_name}', got {', '.join(parts)}")
     else:
-        names, paths, labels = _by_class(root)
+        names, paths, labels = by_class(root)
 
     images = _read_cached(root, paths + test_paths, image_size, color_mode, cache_dir, progress)
     name = os.path.basename(os.path.abspath(root))

@@ -35,8 +35,8 @@ class Checkpoint:
         model, arrays = self.run.model, self.run.arrays
         rows = np.linspace(0, arrays.size - 1, _ROWS).astype(np.int64)
         data = 0
-        for array in (*(x[rows] for x in arrays.inputs), *arrays.labels, arrays.weights):
-            data = zlib.crc32(b"" if array is None else array.tobytes(), data)
+        for array in arrays.described(rows):
+            data = zlib.crc32(array.tobytes(), data)
         network = [[node.op, node.attrs] for node in model.nodes], [p.trainable for p in model.parameters]
         optimizer = model.optimizer.get_config()
         optimizer.pop("learning_rate")  # part of the state: callbacks change it
