@@ -173,6 +173,27 @@ void outer(const Outer& o) {
   }
 }
 
+void outer_long(const Outer& o, float* packed) {
+  if (o.k <= tile_pixels(1) || o.rows * o.pixels <= kOuterPixels) return outer(o);
+  const int64_t width = padded_columns(o.columns);
+  const int64_t pixels = o.pixels < kOuterPixels ? o.pixels : kOuterPixels, rows = kOuterPixels / pixels;
+  Outer block = o;
+  block.b = packed;
+  block.b_stride = width;
+  for (int64_t y = 0; y < o.rows; y += rows)
+    for (int64_t p = 0; p < o.pixels; p += pixels) {
+      block.rows = o.rows - y < rows ? o.rows - y : rows;
+      block.pixels = o.pixels - p < pixels ? o.pixels - p : pixels;
+      block.b_row_stride = block.pixels * width;
+      for (int64_t row = 0; row < block.rows; ++row)
+        pack_rows(packed + row * block.b_row_stride, o.b + (y + row) * o.b_row_stride + p * o.b_stride,
+                  o.b_stride, block.pixels, o.columns);
+      block.a = o.a + y * o.a_row_stride + p * o.a_stride;
+      outer(block);
+      block.add = true;
+    }
+}
+
 void pack_rows(float* to, const float* from, int64_t stride, int64_t rows, int64_t columns) {
   const int64_t width = padded_columns(columns);
   for (int64_t k = 0; k < rows; ++k) {

@@ -52,6 +52,11 @@ struct Outer {
 void multiply(const Multiply& m, int64_t pixels);
 void outer(const Outer& o);
 
+// The same, in blocks of pixels where that pays: their part of B lies packed in the L1 while all tiles of C
+// take it up. `packed` has room for kOuterPixels · kPanel floats.
+constexpr int64_t kOuterPixels = 128;
+void outer_long(const Outer& o, float* packed);
+
 static WDFAST_INLINE int64_t padded_columns(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 static WDFAST_INLINE int64_t panel_count(int64_t n) { return (n + kPanel - 1) / kPanel; }
 static WDFAST_INLINE int64_t panel_columns(int64_t n, int64_t panel) {

@@ -193,43 +193,43 @@ void weight_gradient(const Plan& p, const float* x, const float* dz, int64_t dz_
   const int64_t chunk_rows = (p.m + p.m_chunks - 1) / p.m_chunks;
   const int64_t partial_size = (p.in + 1) * p.out;
   const bool tiny = 2 * p.m * p.in * p.out < kTaskFlops;
+  const int64_t panels = panel_count(p.out), tasks = p.m_chunks * in_blocks * panels;
   const auto task = [&](int64_t t) {
-    const int64_t chunk = t / in_blocks, k = t % in_blocks * kInBlock;
+    const int64_t panel = t % panels, k = t / panels % in_blocks * kInBlock, chunk = t / panels / in_blocks;
     const int64_t m0 = chunk * chunk_rows, m1 = m0 + chunk_rows < p.m ? m0 + chunk_rows : p.m;
+    const int64_t first = panel * kPanel, columns = panel_columns(p.out, panel);
     float* to_w = split ? partial + chunk * partial_size : dw;
     float* to_b = split ? to_w + p.in * p.out : db;
-    for (int64_t first = 0; first < p.out; first += kPanel) {
-      const int64_t columns = p.out - first < kPanel ? p.out - first : kPanel;
-      if (dw && p.in)
-        outer({.a = x + m0 * p.in + k,
-               .a_stride = p.in,
-               .a_row_stride = 0,
-               .b = dz + m0 * dz_stride + first,
-               .b_stride = dz_stride,
-               .b_row_stride = 0,
-               .pixels = m1 - m0,
-               .rows = 1,
-               .c = to_w + k * p.out + first,
-               .c_stride = p.out,
-               .k = clamp(p.in - k, 0, kInBlock),
-               .columns = columns,
-               .add = !split && add_w});
-      if (!db || k != 0) continue;
-      for (int64_t j = 0; j < columns; j += kLanes) {  // db: four sums, so that no row waits for the last
-        const int64_t left = columns - j < kLanes ? columns - j : kLanes;
-        const float* row = dz + first + j;
-        vf sum[4] = {};
-        for (int64_t m = m0; m < m1; ++m) sum[m & 3] += load(row + m * dz_stride);
-        vf total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-        if (!split && add_b) total += load_partial(to_b + first + j, left);
-        store_partial(to_b + first + j, total, left);
-      }
+    if (dw && p.in)
+      outer_long({.a = x + m0 * p.in + k,
+                  .a_stride = p.in,
+                  .a_row_stride = 0,
+                  .b = dz + m0 * dz_stride + first,
+                  .b_stride = dz_stride,
+                  .b_row_stride = 0,
+                  .pixels = m1 - m0,
+                  .rows = 1,
+                  .c = to_w + k * p.out + first,
+                  .c_stride = p.out,
+                  .k = clamp(p.in - k, 0, kInBlock),
+                  .columns = columns,
+                  .add = !split && add_w},
+                 static_cast<float*>(host->thread_scratch(kOuterPixels * kPanel * 4)));
+    if (!db || k != 0) return;
+    for (int64_t j = 0; j < columns; j += kLanes) {  // db: four sums, so that no row waits for the last
+      const int64_t left = columns - j < kLanes ? columns - j : kLanes;
+      const float* row = dz + first + j;
+      vf sum[4] = {};
+      for (int64_t m = m0; m < m1; ++m) sum[m & 3] += load(row + m * dz_stride);
+      vf total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+      if (!split && add_b) total += load_partial(to_b + first + j, left);
+      store_partial(to_b + first + j, total, left);
     }
   };
   if (tiny)
-    for (int64_t t = 0; t < p.m_chunks * in_blocks; ++t) task(t);
+    for (int64_t t = 0; t < tasks; ++t) task(t);
   else
-    parallel_for(p.m_chunks * in_blocks, task);
+    parallel_for(tasks, task);
   if (!split) return;
   parallel_blocks(partial_size, kStreamGrain / kChunks, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
