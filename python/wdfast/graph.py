@@ -123,10 +123,10 @@ class Tensor(_Arithmetic):
     """A value that is not known yet. Arithmetic on it adds nodes; `shape` may hold None (the batch).
 
     `mask`: of a sequence (N, T, …) the Tensor (N, T) that is 0 at steps which are padding, or None. Layers read
-    it and hand it on; an op on the tensor does not.
+    it and hand it on; an op on the tensor does not. `per_sample`: an axis of unknown length is the batch times this.
     """
 
-    __slots__ = ("dtype", "mask", "name", "node", "shape")
+    __slots__ = ("dtype", "mask", "name", "node", "per_sample", "shape")
     __array_ufunc__ = None  # ndarray * Tensor calls Tensor.__rmul__
 
     def __init__(self, shape: Iterable[int | None], dtype: str = "float32", node: Node | None = None,
@@ -136,6 +136,7 @@ class Tensor(_Arithmetic):
         self.node = node
         self.name = name
         self.mask: Tensor | None = None
+        self.per_sample = 1
 
     @property
     def ndim(self) -> int:
