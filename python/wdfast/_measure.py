@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +57,16 @@ class Measure:
         if missing > 0:
             weight = ops.reshape(weight, (None, *weight.shape[1:], *[1] * missing))
         return self._fit("sample_weight", weight, values.shape)
+
+    def mask_for(self, values: Any, mask: Any) -> Any:
+        """`mask` (N, T) as float32, ready to choose among `values`; None, with a warning, if these are not of steps."""
+        if mask is None:
+            return None
+        if len(values.shape) < 2:
+            warnings.warn(f"{type(self).__name__}: the output has a mask, and this has no value per step: padding "
+                          "counts as data", UserWarning, stacklevel=3)
+            return None
+        return ops.not_equal(self.weights_for(values, mask), 0.0)
 
     def get_config(self) -> dict[str, Any]:
         """The keyword arguments that make this object again."""

@@ -20,6 +20,7 @@ __all__ = [
     "mean_absolute_error", "mean_squared_error", "names", "sparse_categorical_crossentropy",
 ]
 
+_FEWEST = 1e-12  # of the steps: where a mask leaves none, the loss is 0
 _EPSILON = 1e-7  # Keras' backend epsilon: 1 − ε is still below 1 in float32
 
 
@@ -34,15 +35,22 @@ class Loss(Measure):
     4.5
     """
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Σ wᵢ·valueᵢ / n: the mean over all values (Keras' "sum_over_batch_size"), shape ()."""
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None, mask: Any = None) -> Any:
+        """Σ wᵢ·valueᵢ / n: the mean over all values (Keras' "sum_over_batch_size"), shape ().
+
+        mask (N, T) or None: n counts only the steps where it is not 0, the others have no part.
+        """
         values = self.values(y_true, y_pred)
         if sample_weight is not None:
             if len(values.shape) == 0:
                 raise ValueError(f"{type(self).__name__}: argument 'sample_weight': this loss is one value for the "
                                  "whole batch, of which samples have no part of their own")
             values = ops.multiply(values, self.weights_for(values, sample_weight))
-        return ops.mean(values)
+        mask = self.mask_for(values, mask)
+        if mask is None:
+            return ops.mean(values)
+        kept = ops.mean(ops.where(mask, values, 0.0))
+        return ops.divide(kept, ops.maximum(ops.mean(mask), _FEWEST))
 
 
 class FunctionLoss(FunctionMeasure, Loss):

@@ -91,6 +91,14 @@ def place_parameters(parameters: Sequence[Parameter]) -> None:
             parameter.placed = True
 
 
+def _comes_from(tensor: Tensor | None, inputs: list[Tensor]) -> bool:
+    """Whether these inputs are all that it depends on."""
+    given = {id(t) for t in inputs}
+    nodes = [] if tensor is None else subgraph([tensor], stop=inputs)
+    leaves = (v for node in nodes for v in node.inputs.values() if isinstance(v, Tensor) and v.node is None)
+    return tensor is not None and all(id(v) in given for v in leaves)
+
+
 def aligned_zeros(n: int) -> np.ndarray:
     """n float32 zeros that start on a cache line."""
     raw = np.zeros(n + _ALIGNMENT, np.float32)
@@ -106,7 +114,8 @@ class Model(Training):
     weights.
 
     inputs, outputs: a Tensor or a list of them. Raises ValueError where an output does not depend on them.
-    `added_losses`: what its layers add to the loss, symbolic scalars by the names they have in the history.
+    `masks`: of each output the mask (N, T), or None. `added_losses`: what its layers add to the loss, symbolic
+    scalars by the names they have in the history.
     """
 
     added_losses: dict[str, Tensor]
@@ -125,15 +134,16 @@ class Model(Training):
             raise ValueError(f"Model '{self.name}': argument 'inputs': a tensor is there twice")
         nodes = subgraph(outputs, stop=inputs)
         added = [(layer, loss) for node in nodes for layer, loss in node.losses]
-        if added:
-            nodes = subgraph([*outputs, *(loss for _, loss in added)], stop=inputs)
+        nodes = subgraph([*outputs, *(loss for _, loss in added)], stop=inputs)
         for value in itertools.chain(outputs, *(node.inputs.values() for node in nodes)):
             if isinstance(value, Tensor) and value.node is None and id(value) not in given:
                 raise ValueError(f"Model '{self.name}': an output depends on {value!r}, not among 'inputs'")
         self.inputs = inputs
         self.outputs = outputs
         self.many_outputs = many
-        self.nodes = nodes
+        self.masks = [t.mask if _comes_from(t.mask, inputs) else None for t in outputs]
+        self.nodes = subgraph([*outputs, *(m for m in self.masks if m is not None), *(loss for _, loss in added)],
+                              stop=inputs)
         self.added_losses = {}
         taken = [f"{name}_loss" for name in self.output_names] if len(outputs) > 1 else []
         for layer, loss in added:
@@ -211,13 +221,13 @@ class Model(Training):
         if any(isinstance(t, Tensor) and t.mask is not None for t in given):
             warnings.warn(f"Model '{self.name}': the mask of an input does not enter a model that is called on it",
                           UserWarning, stacklevel=2)
-        masked = [t for t in self.outputs if t.mask is not None]
+        masked = [(t, mask) for t, mask in zip(self.outputs, self.masks, strict=True) if mask is not None]
         losses = (loss for node in self.nodes for _, loss in node.losses)
-        nodes = subgraph([*self.outputs, *losses, *(t.mask for t in masked)], stop=self.inputs)
+        nodes = subgraph([*self.outputs, *losses, *(mask for _, mask in masked)], stop=self.inputs)
         values = replay(nodes, {id(t): g for t, g in zip(self.inputs, given, strict=True)})
         outputs = [values[id(t)] for t in self.outputs]
-        for t in masked:
-            values[id(t)].mask = values[id(t.mask)]
+        for t, mask in masked:
+            values[id(t)].mask = values[id(mask)]
         return outputs if self.many_outputs else outputs[0]
 
     def __repr__(self) -> str:
@@ -380,6 +390,7 @@ class Sequential(Model):
         self.name = name or auto_name("Sequential")
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
+        self.masks: list[Tensor | None] = []
         self.parameters: list[Parameter] = []
         self.nodes: list[Node] = []
         self._stack: list[Any] = []
@@ -404,7 +415,7 @@ class Sequential(Model):
         layer = self._stack.pop()
         if not self._stack:
             self.inputs = self.inputs if self._given_input else []
-            self.outputs, self.parameters, self.nodes = [], [], []
+            self.outputs, self.masks, self.parameters, self.nodes = [], [], [], []
             self._forget_programs()
         self._rebuild()
         return layer

@@ -266,14 +266,16 @@ class Objective:
         self.scalars: dict[str, Tensor] = {}
         self.finish: dict[str, Callable[[np.ndarray], Any]] = {}
         measured: dict[str, Tensor] = {}
-        for name, output, loss, factor, wanted in zip(model.output_names, model.outputs, model.losses,
-                                                      model.loss_weights, model.metrics_wanted, strict=True):
+        for name, output, mask, loss, factor, wanted in zip(
+                model.output_names, model.outputs, model.masks, model.losses, model.loss_weights, model.metrics_wanted,
+                strict=True):
             if loss is None:
                 continue
             label = next(labels)
-            term = loss(label, output, sample_weight=self.weights)
+            masked = {} if mask is None else {"mask": mask}  # a loss of one's own may not take it
+            term = loss(label, output, sample_weight=self.weights, **masked)
             if self.share is not None:
-                other = loss(next(partners), output, sample_weight=self.partners[1])
+                other = loss(next(partners), output, sample_weight=self.partners[1], **masked)
                 term = ops.add(other, ops.multiply(self.share, ops.subtract(term, other)))
             terms.append(term if factor == 1 else ops.multiply(term, factor))
             prefix = f"{name}_" if many else ""
@@ -282,11 +284,9 @@ class Objective:
             for item in wanted:
                 metric = metrics_module.get(item, loss=loss, output_shape=output.shape)
                 key = unused(prefix + metric.name, measured)
-                if isinstance(metric, metrics_module.SumMetric):
-                    measured[key] = metric.statistics(label, output)
-                    self.finish[key] = metric.finish
-                else:
-                    measured[key] = ops.mean(metric.values(label, output))
+                measured[key], finish = metric.measured(label, output, mask)
+                if finish is not None:
+                    self.finish[key] = finish
         terms += model.added_losses.values()
         self.scalars |= model.added_losses
         if not terms:

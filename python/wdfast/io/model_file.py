@@ -110,7 +110,8 @@ def _graph_to_json(model: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     stack = [numbers.get(id(layer)) for layer in model.layers] if sequential else None
     return {
         "inputs": [{"shape": list(t.shape), "dtype": t.dtype, "name": t.name} for t in model.inputs],
-        "nodes": nodes, "outputs": [tensors[id(t)] for t in model.outputs], "many": model.many_outputs,
+        "nodes": nodes, "outputs": [tensors[id(t)] for t in model.outputs],
+        "masks": [None if m is None else tensors[id(m)] for m in model.masks], "many": model.many_outputs,
         "layers": described, "stack": stack if stack and None not in stack else None,
         "weights": [_parameter_to_json(p) for p in model.parameters],
     }
@@ -219,6 +220,8 @@ def _graph_from_json(text: dict[str, Any], arrays: dict[str, np.ndarray], custom
     for node, row in zip(nodes, text["nodes"], strict=True):
         node.losses = [(made[layer], tensors[loss]) for layer, loss in row.get("losses", [])]
     outputs = [tensors[i] for i in text["outputs"]]
+    for output, mask in zip(outputs, text.get("masks", []), strict=False):
+        output.mask = None if mask is None else tensors[mask]
     if text["stack"] is None:
         model = models.Model(inputs, outputs if text["many"] else outputs[0], name=text["name"])
     else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import ops
 from .._measure import FunctionMeasure, Measure
+from ..graph import Tensor
 
 
 class Metric(Measure):
@@ -52,7 +54,20 @@ class Metric(Measure):
         return np.array([(values * weight).sum(), weight.sum()])
 
     def _finish(self, sums: np.ndarray) -> Any:
-        return float(sums[0] / sums[1])
+        return float(divide_no_nan(sums[0], sums[1]))
+
+    def measured(self, y_true: Any, y_pred: Any, mask: Any = None) -> tuple[Any, Callable[[np.ndarray], Any] | None]:
+        """Of symbolic tensors: the mean over a batch and None; or sums, and what makes the metric of them.
+
+        mask (N, T) or None: steps where it is 0 have no part, as in Keras.
+        """
+        values = self.values(y_true, y_pred)
+        mask = self.mask_for(values, mask)
+        if mask is None:
+            return ops.mean(values), None
+        mask = ops.where(values, mask, mask)  # one for each value
+        sums = [ops.sum(ops.where(mask, values, 0.0)), ops.sum(mask)]
+        return ops.concatenate([ops.reshape(s, (1,)) for s in sums], axis=0), self._finish
 
 
 class SumMetric(Metric):
@@ -82,8 +97,12 @@ class SumMetric(Metric):
     def statistics(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The sums over these arrays (computed now) or symbolic tensors (adds to the graph)."""
         y_true, y_pred = self.prepared(y_true, y_pred)
-        weight = None if sample_weight is None else np.asarray(sample_weight, np.float32)
-        return self.sums(y_true, y_pred, weight)
+        if sample_weight is not None and not isinstance(sample_weight, Tensor):
+            sample_weight = np.asarray(sample_weight, np.float32)
+        return self.sums(y_true, y_pred, sample_weight)
+
+    def measured(self, y_true: Any, y_pred: Any, mask: Any = None) -> tuple[Any, Callable[[np.ndarray], Any] | None]:
+        return self.statistics(y_true, y_pred, mask), self.finish
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The metric of these arrays alone."""
