@@ -79,7 +79,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     (["--threads", "0"], ["--threads", "0"]),
     (["--nonsense"], ["--nonsense"]),
     (["--net", "imnet"], ["imnet", "8"]),
-    (["--image-size", "16"], ["image_size"]),
 ])
 def test_wrong_options_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str],
                                     words: list[str]) -> None:

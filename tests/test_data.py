@@ -496,9 +496,41 @@ def test_load_refuses_what_it_does_not_know(tmp_path):
             data.load(path)
     for options, message in (({"label_mode": "both"}, "'label_mode'"),
                              ({"test_fraction": 1}, "'test_fraction'"),
-                             ({"image_size": 8}, "'image_size' and 'color_mode' are for folders")):
+                             ({"image_size": 0}, "'image_size': expected pixels or"),
+                             ({"color_mode": "rgba"}, "'color_mode': expected None, 'rgb'")):
         with pytest.raises(DataError, match=message):
             data.load("digits", **options)
+
+
+@pytest.mark.parametrize("sides", [(16, 16), (3, 20), (5, 4), (8, 8)])
+def test_load_resizes_as_pillow_does(sides):
+    image = pytest.importorskip("PIL.Image")
+    plain, made = data.load("digits"), data.load("digits", image_size=sides)
+    assert made.image_shape == (*sides, 1)
+    assert made.x_test.dtype == np.uint8
+    np.testing.assert_array_equal(made.y_test, plain.y_test)
+    for before, after in zip(plain.x_test[:20, ..., 0], made.x_test[:20, ..., 0], strict=True):
+        wanted = np.asarray(image.fromarray(before).resize(sides[::-1], image.Resampling.BILINEAR))
+        assert np.abs(wanted.astype(int) - after).max() <= 1  # Pillow also rounds between rows and columns
+
+
+def test_load_makes_grey_and_colour(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    x = np.random.default_rng(0).integers(0, 256, (1030, 4, 6, 3), np.uint8)  # more than are resized at a time
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(1030) % 2)
+    plain, grey = data.load(tmp_path / "a.npz"), data.load(tmp_path / "a.npz", color_mode="grayscale")
+    assert grey.image_shape == (4, 6, 1)
+    for before, after in zip(plain.x_train, grey.x_train, strict=True):
+        assert np.abs(np.asarray(image.fromarray(before).convert("L")).astype(int) - after[..., 0]).max() <= 1
+    assert data.load(tmp_path / "a.npz", color_mode="rgb").x_train.tobytes() == plain.x_train.tobytes()
+    colour = data.load("digits", image_size=5, color_mode="rgb")
+    assert colour.image_shape == (5, 5, 3)
+    assert (colour.x_test == data.load("digits", image_size=5).x_test).all()
+    np.savez(tmp_path / "floats.npz", x=np.linspace(0, 1, 160).reshape(10, 4, 4, 1), y=np.arange(10) % 2)
+    assert data.load(tmp_path / "floats.npz", image_size=2).x_train.dtype == np.float32
+    np.savez(tmp_path / "two.npz", x=np.zeros((4, 2, 2, 2), np.uint8), y=np.arange(4) % 2)
+    with pytest.raises(DataError, match="1 or 3 channels, got 2"):
+        data.load(tmp_path / "two.npz", color_mode="rgb")
 
 
 def test_import_is_light():

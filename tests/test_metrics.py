@@ -108,7 +108,24 @@ def test_confusion_matrix(rng) -> None:
     assert metrics.confusion_matrix([], []).shape == (0, 0)
 
 
+def test_frechet_distance(rng) -> None:
+    a, turn = rng.normal(size=(500, 3)) * [1, 2, 3] + 5, np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert metrics.frechet_distance(a, a + np.array([1, 2, 0])) == pytest.approx(5, rel=1e-9)
+    b = a.mean(axis=0) + (a - a.mean(axis=0)) * 3  # σ to 3σ: Σ (3σ − σ)²
+    assert metrics.frechet_distance(a, b) == pytest.approx(4 * a.var(axis=0, ddof=1).sum(), rel=1e-9)
+    b = rng.normal(size=(400, 3))
+    far = metrics.frechet_distance(a, b)
+    assert metrics.frechet_distance(b @ turn, a @ turn) == pytest.approx(far, rel=1e-9)
+    product = np.cov(a.T) @ np.cov(b.T)
+    root = np.sqrt(np.linalg.eigvals(product).real).sum()
+    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T)) + np.trace(np.cov(b.T)) - 2 * root
+    assert far == pytest.approx(wanted, rel=1e-9)
+
+
 @pytest.mark.parametrize(("call", "message"), [
+    (lambda: metrics.frechet_distance([[1.0]], [[1.0], [2.0]]), r"argument 'a': expected \(N ≥ 2, 1\), got \(1, 1\)"),
+    (lambda: metrics.frechet_distance([[1.0], [2.0]], [1.0, 2.0]), r"argument 'b': expected \(N ≥ 2, 1\), got"),
     (lambda: metrics.check_name("acuracy"), "metric: expected one of .*got 'acuracy'"),
     (lambda: metrics.get("acuracy"), "got 'acuracy'"),
     (lambda: metrics.TopKCategoricalAccuracy(k=0), "argument 'k': expected an int ≥ 1, got 0"),

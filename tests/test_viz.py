@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from wdfast.viz import Evaluation, draw_report, write_report
-from wdfast.viz.report import per_class, tile
+from wdfast.viz import Evaluation, draw_report, image_sheet, write_report
+from wdfast.viz.report import per_class
 
 HISTORY = {"loss": [2.0, 1.0, 0.1], "val_loss": [2.1, 1.2, 0.4], "penalty": [0.3, 0.2, 0.1],
            "accuracy": [0.3, 0.6, 0.9], "learning_rate": [1e-3, 5e-4, 0.0]}
@@ -77,12 +77,22 @@ def test_confusion_and_worst_mistakes() -> None:
                                 ("class 2", "4", "100.0%", "100.0%")]
 
 
-def test_tile_keeps_every_pixel() -> None:
-    images = np.arange(3 * 2 * 2, dtype=float).reshape(3, 2, 2)
-    sheet = tile(images, 2, gap=-1)
-    assert sheet.shape == (7, 7)
-    assert sorted(sheet[sheet >= 0]) == images.ravel().tolist()
-    np.testing.assert_array_equal(sheet[1:3, 4:6], images[1])
+def test_image_sheet_keeps_every_pixel() -> None:
+    images = np.arange(5 * 2 * 3 * 3, dtype=np.uint8).reshape(5, 2, 3, 3)
+    sheet = image_sheet(images, 3)
+    assert sheet.shape == (2 * 3 + 1, 3 * 4 + 1, 3)
+    for i, image in enumerate(images):
+        top, left = 1 + i // 3 * 3, 1 + i % 3 * 4
+        np.testing.assert_allclose(sheet[top : top + 2, left : left + 3], image / 255, atol=1e-7)
+        sheet[top : top + 2, left : left + 3] = 1
+    assert (sheet == 1).all()  # lines, and where the sixth would be
+    bounds = image_sheet(np.array([[[-2.0, -1.0, 0.0, 1.0, 2.0]]]), low=-1, high=1, gap=0)
+    np.testing.assert_array_equal(bounds[0, :, 0], [0, 0, 0.5, 1, 1])
+    for shape in ((2, 3), (0, 2, 2, 1), (1, 2, 2, 4)):
+        with pytest.raises(ValueError, match=r"'images': expected \(N, H, W"):
+            image_sheet(np.zeros(shape))
+    with pytest.raises(ValueError, match="'columns': expected an int ≥ 1, got 0"):
+        image_sheet(images, 0)
 
 
 def test_page_stands_alone_and_escapes(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def make_parser() -> Parser:
     group.add_argument("--test-split", type=_fraction, default=0.2, metavar="F",
                        help="where the data has no test part: hold out this part (0.2)")
     group.add_argument("--limit", type=_positive_int, metavar="N", help="train on N random images only")
-    group.add_argument("--image-size", type=_size, metavar="N|HxW", help="resize the images of a folder")
+    group.add_argument("--image-size", type=_size, metavar="N|HxW", help="resize the images")
 
     predict = commands.add_parser("predict", formatter_class=_Help, help="classify images",
                                   description="Prints the most probable classes of each image.",

@@ -15,6 +15,7 @@ import numpy as np
 from ..io.files import atomic_write
 from .dataset import DataError, Dataset, check_memory, split_dataset
 from .formats import read_npy
+from .resizing import asked_format
 
 Progress = Callable[[int, int], None]  # (images read, images in all)
 
@@ -124,13 +125,7 @@ def decode(path: str, height: int, width: int, channels: int) -> tuple[np.ndarra
 def common_format(paths: Sequence[str], image_size: int | tuple[int, int] | None,
                    color_mode: str | None) -> tuple[int, int, int]:
     """(height, width, channels) for all: as asked, else the median size, and RGB if any image has colour."""
-    if color_mode not in (None, "rgb", "grayscale"):
-        raise DataError(f"argument 'color_mode': expected None, 'rgb' or 'grayscale', got {color_mode!r}")
-    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
-    plausible = isinstance(sides, (tuple, list)) and len(sides) == 2
-    if sides is not None and not (plausible and all(isinstance(s, int) and 0 < s < 1 << 15 for s in sides)):
-        raise DataError(f"argument 'image_size': expected pixels or (height, width), got {image_size!r}")
-    channels = {None: None, "rgb": 3, "grayscale": 1}[color_mode]
+    sides, channels = asked_format(image_size, color_mode)
     if sides is not None and channels is not None:
         return *sides, channels
     heads = []

@@ -24,6 +24,7 @@ from .confusion import (
     TrueNegatives,
     TruePositives,
 )
+from .frechet import frechet_distance
 from .means import (
     BinaryAccuracy,
     CategoricalAccuracy,
@@ -40,7 +41,7 @@ __all__ = [
     "FalsePositives", "IoU", "MeanAbsoluteError", "MeanIoU", "MeanSquaredError", "Metric", "OneHotIoU",
     "OneHotMeanIoU", "Precision", "Recall", "SparseCategoricalAccuracy", "SparseTopKCategoricalAccuracy",
     "SumMetric", "TopKCategoricalAccuracy", "TrueNegatives", "TruePositives", "check_name", "confusion_matrix",
-    "get",
+    "frechet_distance", "get",
 ]
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .report import Evaluation, draw_report, write_report
+from .sheet import image_sheet
 
-__all__ = ["Evaluation", "draw_report", "write_report"]
+__all__ = ["Evaluation", "draw_report", "image_sheet", "write_report"]

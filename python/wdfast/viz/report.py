@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..io import atomic_write
+from .sheet import image_sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,18 +119,6 @@ def _confusion(axes: Axes, evaluation: Evaluation) -> None:
         axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=7, color=colour)
 
 
-def tile(images: np.ndarray, columns: int, gap: float = 1.0) -> np.ndarray:
-    """(n, H, W, …) as one picture (rows·(H+1)+1, columns·(W+1)+1, …) with lines of value `gap` between."""
-    n, height, width = images.shape[:3]
-    rows = -(-n // columns)
-    size = (rows * (height + 1) + 1, columns * (width + 1) + 1)
-    sheet = np.full((*size, *images.shape[3:]), gap, images.dtype)
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
-        sheet[top : top + height, left : left + width] = image
-    return sheet
-
-
 def _filters(axes: Axes, kernel: np.ndarray) -> None:
     """kernel (kh, kw, 1 or 3 or more, filters): grey or colour tiles, each scaled to its own range."""
     filters = np.moveaxis(kernel, -1, 0)[:_MOST_FILTERS].astype(np.float64)
@@ -139,8 +128,7 @@ def _filters(axes: Axes, kernel: np.ndarray) -> None:
     columns = next((c for c in range(side, 2 * side) if len(filters) % c == 0), side)  # full rows
     reach = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
     scaled = 0.5 + 0.5 * filters / np.where(reach > 0, reach, 1)
-    sheet = tile(scaled, columns)
-    axes.imshow(sheet if sheet.shape[-1] == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=1)
+    axes.imshow(image_sheet(scaled, columns))
     height, width = kernel.shape[:2]
     axes.set_title(f"first layer: {len(filters)} of {kernel.shape[-1]} filters, {height}×{width}")
     axes.axis("off")
