@@ -32,6 +32,18 @@ class Dense:
 
 
 @dataclass(frozen=True)
+class Recurrent:
+    """SimpleRNN, GRU (reset after the product) or LSTM, the outputs of all steps."""
+
+    cell: str
+    units: int
+
+    @property
+    def gates(self) -> int:
+        return {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}[self.cell]
+
+
+@dataclass(frozen=True)
 class BatchNorm:
     momentum: float = 0.99  # Keras' defaults
     epsilon: float = 1e-3
@@ -140,7 +152,7 @@ def layer_output(layer: Any, shape: Shape) -> Shape:
         case Conv(filters, kernel, stride, padding):
             rest = kernel - 1 if padding == "valid" else 0
             return (*((size - rest + stride - 1) // stride for size in shape[:2]), filters)
-        case Dense(units):
+        case Dense(units) | Recurrent(units=units):
             return (*shape[:-1], units)
         case MaxPool(size):
             return (shape[0] // size, shape[1] // size, shape[2])
@@ -181,6 +193,10 @@ def layer_weights(layer: Any, shape: Shape) -> list[Weight]:
             return weights + [Weight((filters,), "bias")] * bias
         case Dense(units):
             return [Weight((channels, units), "kernel", channels, units), Weight((units,), "bias")]
+        case Recurrent(cell, units):
+            width = layer.gates * units
+            kernels = [Weight((rows, width), "kernel", rows, units) for rows in (channels, units)]
+            return [*kernels, Weight((2, width) if cell == "GRU" else (width,), "bias")]
         case BatchNorm():
             return [Weight((channels,), role) for role in ("norm_scale", "norm_shift", "mean", "variance")]
     return []
@@ -227,6 +243,8 @@ def layer_flops(layer: Any, shape: Shape) -> float:
             return 2.0 * float(np.prod(layer_output(layer, shape))) * kernel * kernel * (shape[-1] // groups)
         case Dense(units):
             return 2.0 * float(np.prod(shape)) * units
+        case Recurrent(units=units):
+            return 2.0 * shape[0] * (shape[1] + units) * layer.gates * units
     return 0.0
 
 

@@ -1,4 +1,5 @@
-"""`wdfast bench ops`: fused ops, and convolutions of well-known networks, by pass, against torch and their roof."""
+"""`wdfast bench ops`: fused ops, convolutions of well-known networks and recurrent layers, by pass, against torch
+and their roof."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from .nets import (
     CrossEntropy,
     Dense,
     MaxPool,
+    Recurrent,
     Relu,
     Residual,
     Shape,
@@ -72,6 +74,8 @@ class Case(NamedTuple):
                     names.append(f"{name} {kernel}x{kernel}{seen}x{filters}{step}")
                 case Dense(units):
                     names.append(f"dense {at[-1]}x{units}")
+                case Recurrent(cell, units):
+                    names.append(f"{cell} {at[-1]}x{units}")
                 case _:
                     names.append(re.sub("(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower())
         return "+".join(names)
@@ -100,16 +104,18 @@ def _groups(layers: tuple[Any, ...], shape: Shape) -> Iterator[tuple[tuple[Any, 
         yield group, start
 
 
-GROUPS = ("nets", *shapes.NETWORKS)
+GROUPS = ("nets", *shapes.NETWORKS, "recurrent")
 
 
 def cases(groups: Sequence[str] = GROUPS) -> list[Case]:
     """Of the nets every distinct fused op, the parts of convolution blocks alone, loss and optimizer; of the
-    well-known networks every distinct convolution."""
+    well-known networks every distinct convolution; recurrent layers."""
     found: dict[Case, None] = {}
     for group in groups:
         for conv, shape in shapes.NETWORKS[group]() if group in shapes.NETWORKS else ():
             found[Case(group, shapes.BATCH, (conv,), shape, shape[-1] > 3)] = None
+    for layer, shape in shapes.recurrent() if "recurrent" in groups else ():
+        found[Case("recurrent", shapes.SEQUENCES, (layer,), shape, True)] = None
     for name, batch in CASES if "nets" in groups else ():
         net = NETS[name]
         for layers, shape in _groups(net.layers, net.input_shape):
@@ -203,7 +209,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--groups", default="nets", help=f"of {','.join(GROUPS)}, or all (nets)")
     parser.add_argument("--filter", default="", help="only cases whose title matches this regular expression")
     parser.add_argument("--list", action="store_true", help="print the titles and stop")
-    parser.add_argument("--peers", default=",".join(PEERS), help="of numpy,torch (both; NumPy for the nets only)")
+    parser.add_argument("--peers", default=",".join(PEERS), help="of numpy,torch (both; NumPy not for convolutions)")
     record.add_timing(parser, 5, 0.3)
 
 

@@ -23,6 +23,7 @@ from .nets import (
     GlobalAveragePool,
     MaxPool,
     Net,
+    Recurrent,
     Relu,
     Residual,
     initial_weights,
@@ -39,6 +40,8 @@ def _layer(layer: Any) -> layers.Layer:
             return layers.Conv2D(filters, kernel, strides=stride, padding=padding, use_bias=bias, groups=groups)
         case Dense(units):
             return layers.Dense(units)
+        case Recurrent(cell, units):
+            return getattr(layers, cell)(units, return_sequences=True)
         case BatchNorm(momentum, epsilon):
             return layers.BatchNormalization(momentum=momentum, epsilon=epsilon)
         case Relu():

@@ -1,10 +1,11 @@
-"""The convolutions of well-known networks on 224×224 images, each distinct one once, for `wdfast bench ops`."""
+"""The convolutions of well-known networks on 224×224 images, each distinct one once, and recurrent layers, for
+`wdfast bench ops`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .nets import Conv, Shape
+from .nets import Conv, Recurrent, Shape
 
 BATCH = 8
 Convolutions = Iterator[tuple[Conv, Shape]]
@@ -59,6 +60,17 @@ def mobilenet_v2() -> Convolutions:
             yield _conv(hidden, filters, 1, size)
             channels = filters
     yield _conv(320, 1280, 1, size)
+
+
+SEQUENCES = 32
+"""The batch of the recurrent layers."""
+
+
+def recurrent() -> Iterator[tuple[Recurrent, Shape]]:
+    """Of a usual size, and of a small one over many steps, where what is no product costs most."""
+    for cell in ("SimpleRNN", "GRU", "LSTM"):
+        yield Recurrent(cell, 128), (100, 64)
+        yield Recurrent(cell, 16), (400, 8)
 
 
 NETWORKS: dict[str, Callable[[], Convolutions]] = {"vgg16": vgg16, "resnet50": resnet50, "mobilenet_v2": mobilenet_v2}

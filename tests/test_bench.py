@@ -167,6 +167,21 @@ def test_gradients_of_a_convolution_are_proved_and_timed_apart(tmp_path: Path) -
         assert row["status"] == "ok"
 
 
+@pytest.mark.parametrize("peer", ["numpy", "torch"])
+def test_recurrent_layers_are_proved_and_timed(tmp_path: Path, peer: str) -> None:
+    """Against BPTT in NumPy, that of the peers too."""
+    pytest.importorskip(peer)
+    path = tmp_path / "rows.json"
+    arguments = ["ops", "--groups", "recurrent", "--filter", "8x16", "--peers", peer, "--threads", "1", "--repeats",
+                 "1", "--seconds", "0.001", "--json", str(path)]
+    assert bench.main(arguments) == 0
+    rows = record.read(path)["rows"]
+    assert [(row["op"], row["pass"]) for row in rows] == [
+        (f"{cell} 8x16", name) for cell in ("SimpleRNN", "GRU", "LSTM") for name in ("forward", "backward")]
+    assert [row["flop"] for row in rows[::2]] == [2 * 32 * 400 * (8 + 16) * 16 * gates for gates in (1, 3, 4)]
+    assert all(row["status"] == "ok" and peer in row["peers"] for row in rows)
+
+
 def test_a_wrong_gradient_of_grouped_convolutions_would_be_seen() -> None:
     """NumPy's grouped form against the plain one with zeros where a group sees nothing."""
     rng = np.random.default_rng(0)

@@ -19,12 +19,13 @@ from ..nets import (
     Flatten,
     GlobalAveragePool,
     MaxPool,
+    Recurrent,
     Relu,
     Residual,
     layer_output,
     layer_weights,
 )
-from . import AdamW
+from . import AdamW, numpy_recurrent
 from . import Block as BlockBase
 from . import Peer as PeerBase
 from . import Predictor as PredictorBase
@@ -123,6 +124,8 @@ def forward(layer: Any, weights: list[Array], x: Array, training: bool = True) -
             return _conv(layer, weights, x)
         case Dense():
             return x @ weights[0] + weights[1], x
+        case Recurrent(cell):
+            return numpy_recurrent.forward(cell, weights, x)
         case Relu():
             y = np.maximum(x, 0)
             return y, y
@@ -159,6 +162,8 @@ def backward(layer: Any, weights: list[Array], cache: Any, dy: Array, need_dx: b
             return _conv_backward(layer, weights, cache, dy, need_dx)
         case Dense():
             return (dy @ weights[0].T if need_dx else None), [cache.T @ dy, dy.sum(0)]
+        case Recurrent(cell):
+            return numpy_recurrent.backward(cell, weights, cache, dy)
         case Relu():
             return dy * (cache > 0), []
         case MaxPool(size):

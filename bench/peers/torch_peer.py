@@ -19,6 +19,7 @@ from ..nets import (
     Flatten,
     GlobalAveragePool,
     MaxPool,
+    Recurrent,
     Relu,
     Residual,
     Shape,
@@ -53,6 +54,29 @@ class _GlobalAverage(nn.Module):
         return x.mean((2, 3))
 
 
+class _Recurrent(nn.Module):
+    """All outputs of nn.RNN, nn.GRU or nn.LSTM. Their second bias only the GRU needs."""
+
+    def __init__(self, cell: str, features: int, units: int) -> None:
+        super().__init__()
+        kind = {"SimpleRNN": nn.RNN, "GRU": nn.GRU, "LSTM": nn.LSTM}[cell]
+        self.module, self.cell, self.units = kind(features, units, batch_first=True), cell, units
+        if cell != "GRU":
+            nn.init.zeros_(self.module.bias_hh_l0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x)[0]
+
+    def gates(self, of: Callable[[Any], Any]) -> Iterator[list[torch.Tensor]]:
+        """The gates of the weights, in Keras' order: the GRU has r before z."""
+        order = [1, 0, 2] if self.cell == "GRU" else range(len(self.module.bias_ih_l0) // self.units)
+        biases = ["bias_ih_l0", "bias_hh_l0"] if self.cell == "GRU" else ["bias_ih_l0"]
+        for names in (["weight_ih_l0"], ["weight_hh_l0"], biases):
+            whole = [of(getattr(self.module, name)) for name in names]
+            parts = [[w[k * self.units : (k + 1) * self.units].t() for k in order] for w in whole]
+            yield parts[0] if len(parts) == 1 else [*parts[0], *parts[1]]
+
+
 class _CrossEntropy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +100,10 @@ class Network:
         self.module.train()
         self.declared = weights_of(layers, shape)
         for target, value in zip(self._views(), weights, strict=True):
-            target.copy_(torch.from_numpy(value).reshape(target.shape))
+            gates = target if isinstance(target, list) else [target]
+            parts = np.split(value.reshape(*value.shape[: gates[0].ndim - 1], -1), len(gates), axis=-1)
+            for gate, part in zip(gates, parts, strict=True):
+                gate.copy_(torch.from_numpy(part).reshape(gate.shape))
 
     def _sequence(self, layers: tuple[Any, ...], shape: Shape) -> nn.Sequential:
         modules: list[nn.Module] = []
@@ -102,6 +129,8 @@ class Network:
                 made.append(nn.Conv2d(shape[-1], filters, kernel, stride, pads, groups=groups, bias=bias))
             case Dense(units):
                 made.append(nn.Linear(shape[-1], units))
+            case Recurrent(cell, units):
+                made.append(_Recurrent(cell, shape[-1], units))
             case BatchNorm(momentum, epsilon):
                 made.append(nn.BatchNorm2d(shape[-1], epsilon, 1 - momentum))
             case Relu():
@@ -116,13 +145,13 @@ class Network:
                 made.append(_CrossEntropy())
             case Residual(main, shortcut):
                 made.append(_Add(self._sequence(main, shape), self._sequence(shortcut, shape)))
-        if isinstance(layer, (Conv, Dense, BatchNorm)):
+        if isinstance(layer, (Conv, Dense, Recurrent, BatchNorm)):
             self.weighted.append((made[-1], flattened))
         return made
 
-    def _views(self, of: Callable[[Any], Any] = lambda p: p.detach()) -> Iterator[torch.Tensor]:
+    def _views(self, of: Callable[[Any], Any] = lambda p: p.detach()) -> Iterator[Any]:
         """The weights (or `of` them: their gradients) in the order of `bench.nets`, seen in Keras' shapes; a
-        kernel behind a flattening has its rows as (H, W, C) axes."""
+        kernel behind a flattening has its rows as (H, W, C) axes, a recurrent one is a list of its gates."""
         for module, flattened in self.weighted:
             if isinstance(module, nn.Conv2d):
                 yield of(module.weight).permute(2, 3, 1, 0)
@@ -135,6 +164,8 @@ class Network:
                     kernel = kernel.view(channels, height, width, -1).permute(1, 2, 0, 3)
                 yield kernel
                 yield of(module.bias)
+            elif isinstance(module, _Recurrent):
+                yield from module.gates(of)
             else:
                 yield of(module.weight)
                 yield of(module.bias)
@@ -143,11 +174,11 @@ class Network:
 
     def weights(self) -> list[np.ndarray]:
         views = zip(self._views(), self.declared, strict=True)
-        return [view.reshape(weight.shape).numpy().copy() for view, weight in views]
+        return [_whole(view).reshape(weight.shape).numpy().copy() for view, weight in views]
 
     def gradients(self) -> list[np.ndarray]:
         views = zip(self._views(lambda p: p.grad), self.declared, strict=True)
-        return [view.reshape(weight.shape).numpy().copy() for view, weight in views if weight.trainable]
+        return [_whole(view).reshape(weight.shape).numpy().copy() for view, weight in views if weight.trainable]
 
     def kernels(self) -> list[nn.Parameter]:
         return [module.weight for module, _ in self.weighted if not isinstance(module, nn.BatchNorm2d)]
@@ -159,6 +190,10 @@ class Network:
             tensor = tensor.permute(0, 3, 1, 2)
             tensor = tensor if self.channels_last else tensor.contiguous()
         return tensor
+
+
+def _whole(view: Any) -> torch.Tensor:
+    return torch.cat(view, dim=-1) if isinstance(view, list) else view
 
 
 def _set_precision(precision: str, threads: int) -> None:
