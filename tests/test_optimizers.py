@@ -443,6 +443,24 @@ def test_numpy_arrays(name: str) -> None:
     assert other.iterations == 3
 
 
+@pytest.mark.parametrize("size", [5, 37, 20_000])
+@pytest.mark.parametrize("name", ["adam", "momentum"])
+def test_where_an_array_starts_changes_no_bit(name: str, size: int) -> None:
+    rng = np.random.default_rng(3)
+    value, gradient = rng.standard_normal((2, size), dtype=np.float32)
+    expected = None
+    for start in (0, 1, 4, 15):
+        w, g = (np.zeros(size + 32, np.float32) for _ in range(2))
+        at = -w.ctypes.data // 4 % 16 + start  # floats into a cache line
+        w, g = w[at : at + size], g[start : start + size]
+        w[:], g[:] = value, gradient
+        optimizer = MAKERS[name](decay=decay.p_norm(0.5, 1.3))
+        for _ in range(3):
+            optimizer.step([w], [g])
+        expected = w.copy() if expected is None else expected
+        assert w.tobytes() == expected.tobytes()
+
+
 def test_torch_tensors(torch: Any) -> None:
     """A network of torch's, stepped by ours and by torch's own AdamW."""
     nets = [torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3)) for _ in range(2)]

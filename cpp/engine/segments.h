@@ -77,7 +77,6 @@ Arrays arrays_at(const double* addresses) {
           at(kAnchorAddress),
           at(kAverageAddress),
           at(kAccumulatorAddress),
-          nullptr,
           nullptr};
 }
 Arrays arrays_at(const Plan& plan, const Call& call, int64_t parameter, int64_t gradient, int64_t state) {
@@ -88,7 +87,12 @@ Arrays arrays_at(const Plan& plan, const Call& call, int64_t parameter, int64_t 
     return call.in[4 + i] ? static_cast<char*>(call.in[4 + i]) + state * plan.slot_bytes : nullptr;
   };
   return {at(0, parameter),    {slot(0), slot(1), slot(2)}, at(1, gradient), at(kAnchor, state),
-          at(kAverage, state), at(kAccumulator, state),     nullptr,         nullptr};
+          at(kAverage, state), at(kAccumulator, state),     nullptr};
+}
+
+Exponent exponent_of(float power) {
+  const float halves = 2 * (power < 0 ? -power : power);
+  return halves <= 4 && halves == __builtin_floorf(halves) ? static_cast<Exponent>(halves) : Exponent::other;
 }
 
 int64_t read_segments(const Plan& plan, const Call& call, Segment* segments) {
@@ -130,6 +134,7 @@ int64_t read_segments(const Plan& plan, const Call& call, Segment* segments) {
     s.proximal_l2 = static_cast<float>(clocked(plan, i, row, kProximalL2, hyper));
     s.kept = 1 / (1 + s.proximal_l2);
     s.power = s.proximal_l2 > 0 ? static_cast<float>(row[kPower] - 2) : 0;
+    s.exponent = exponent_of(s.power);
     s.max_norm = static_cast<float>(row[kMaxNorm]);
     s.anchored = row[kAnchored] != 0;
     s.clip_value = static_cast<float>(plan.clip_value), s.clip = 1;

@@ -89,7 +89,6 @@ struct Arrays {  // where a run of elements lies
   char* s[kMaxSlots];  // float or bfloat16
   const float *g, *anchor;
   float *average, *accumulator;
-  const float* stretch;    // t₂ |p₀|^(q−2), or null if q = 2
   const uint16_t* random;  // of bfloat16 state
 };
 
@@ -100,12 +99,15 @@ Arrays behind(const Arrays& a, int64_t i, int64_t slot_bytes) {
   return {on(a.p),       {slot(a.s[0]), slot(a.s[1]), slot(a.s[2])},
           on(a.g),       on(a.anchor),
           on(a.average), on(a.accumulator),
-          on(a.stretch), on(a.random)};
+          on(a.random)};
 }
 
 // Which branches of a step a segment needs: most decays need one, compiled apart, free of the others.
 enum class Path : int32_t { plain, linear, anchored, subgradient, cautious, proximal, remembering, all };
 constexpr int kPaths = 8;
+
+// Of p_norm: q − 2, whose multiples of one half need no logarithm.
+enum class Exponent : int32_t { none, half, one, three_halves, two, other };
 
 struct Segment {  // one row, with this step's values
   Arrays begin;
@@ -113,14 +115,14 @@ struct Segment {  // one row, with this step's values
   int64_t unit;  // elements; whole rows where norms are bounded
   int64_t outputs, columns_at;
   Path path;
-  double multiplier;  // constrained: μ
-  float rate, l2, l1, shrink, proximal_l1, proximal_l2, kept, power,
-      max_norm;                                  // kept: what is left, 1/(1 + t₂)
+  double multiplier;                                                            // constrained: μ
+  float rate, l2, l1, shrink, proximal_l1, proximal_l2, kept, power, max_norm;  // kept: 1/(1 + t₂)
+  Exponent exponent;
   float clip_value, clip, average, accumulated;  // clip: a factor; average: weight of the newest, 0: not here
   bool cautious, anchored, adaptive;
 };
 
-// How many doubles the sums of squares of bounded outputs need.
+// How many floats the sums of squares of bounded outputs need.
 int64_t columns_room(const Plan& plan) {
   return plan.bounded_outputs ? plan.parameters / kRows + plan.bounded_outputs : 0;
 }
@@ -227,7 +229,8 @@ static void infer(Infer& io) {
                "%s: argument 'memory': norms and measures need it", kOp);
   io.out[0] = {.rank = 2, .dtype = DType::f64, .dim = {segments, kStatistics}};
   io.forward_scratch_bytes = segments * static_cast<int64_t>(sizeof(Segment)) +
-                             (max_units * kSums + columns_room(plan)) * static_cast<int64_t>(sizeof(double)) +
+                             max_units * kSums * static_cast<int64_t>(sizeof(double)) +
+                             columns_room(plan) * static_cast<int64_t>(sizeof(float)) +
                              max_units * static_cast<int64_t>(sizeof(int32_t));
   io.flops = 20.0 * static_cast<double>(elements);  // of the order of Adam's
 }

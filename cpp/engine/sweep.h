@@ -11,6 +11,8 @@ namespace {
 
 constexpr int64_t kChunk = 4096;  // elements whose sums are float: ≤ 1024 a lane, before they meet in double
 
+constexpr int64_t kLine = 16;  // floats of a cache line
+
 struct Step {  // what all segments share
   Coefficients c;
   float scale;
@@ -30,6 +32,47 @@ struct Sums {
 static WDFAST_INLINE void store_state(float* p, vf v, const uint16_t*, int) { store(p, v); }
 static WDFAST_INLINE void store_state(bfloat16* p, vf v, const uint16_t* random, int slot) {
   store(p, v, random_of(random, slot));
+}
+
+// x^|q−2| for x ≥ 0, to 1e-6 of it: 2^(|q−2| log₂ x), both polynomials as short as that allows (least squares
+// at Chebyshev points, in double), as a step has no time for more.
+static WDFAST_INLINE vf magnitude_power(vf x, const Segment& s) {
+  switch (s.exponent) {
+    case Exponent::none:
+      return x;
+    case Exponent::half:
+      return vsqrt(x);
+    case Exponent::one:
+      return x;
+    case Exponent::three_halves:
+      return x * vsqrt(x);
+    case Exponent::two:
+      return x * x;
+    case Exponent::other:
+      break;
+  }
+  const vi bits = reinterpret_cast<vi>(vmax(x, broadcast(1.17549435e-38f)));
+  const vi exponent = (bits - 0x3f3504f3) >> 23;  // the mantissa m is in [√½, √2)
+  const vf m = reinterpret_cast<vf>(bits - (exponent << 23)) - 1.0f;
+  vf log_over_m = broadcast(0.172128731f);
+  log_over_m = log_over_m * m - 0.269506274f;
+  log_over_m = log_over_m * m + 0.2956336f;
+  log_over_m = log_over_m * m - 0.359350653f;
+  log_over_m = log_over_m * m + 0.480629147f;
+  log_over_m = log_over_m * m - 0.72136404f;
+  log_over_m = log_over_m * m + 1.44269643f;
+  const vf power = broadcast(s.power < 0 ? -s.power : s.power) * (m * log_over_m + to_float(exponent));
+  const vf bounded = vmin(vmax(power, broadcast(-126.0f)), broadcast(127.0f));
+  const vf nearest = (bounded + 12582912.0f) - 12582912.0f;  // 1.5·2²³: adding it rounds
+  const vf r = bounded - nearest;
+  vf y = broadcast(0.00134004322f);
+  y = y * r + 0.0096760371f;
+  y = y * r + 0.0555032721f;
+  y = y * r + 0.240221074f;
+  y = y * r + 0.693147207f;
+  y = y * r + 1.00000008f;
+  const vf result = reinterpret_cast<vf>(reinterpret_cast<vi>(y) + (to_int(nearest) << 23));
+  return select(x == 0.0f, x, result);
 }
 
 // Steps whole vectors. By value: what it reads of a segment stays in registers, as no store can change it.
@@ -76,14 +119,16 @@ void sweep(const Arrays a, int64_t vectors, const Segment segment, const Step st
       }
       vf next = weight - change;
       if constexpr (has(Path::proximal)) {
+        const vf power = magnitude_power(vabs(weight), segment);
         vf near = broadcast(segment.proximal_l1), stretch = broadcast(segment.proximal_l2);
-        if (a.stretch) stretch = load(a.stretch + i);
         if (has_divisor(R) && segment.adaptive) {
           const vf metric = divisor<R>(s, c);
           near /= metric, stretch /= metric;
         }
         next -= vmin(vmax(next, -near), near);
-        if (a.stretch || segment.adaptive)
+        if (segment.exponent != Exponent::none)
+          next = segment.power < 0 ? next * power / (power + stretch) : next / (1.0f + stretch * power);
+        else if (segment.adaptive)
           next /= 1.0f + stretch;
         else
           next *= segment.kept;

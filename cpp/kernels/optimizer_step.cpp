@@ -18,8 +18,8 @@ namespace {
 
 // ---- a unit of work -----------------------------------------------------------------------------------
 
-struct Work {       // what every unit needs
-  double* columns;  // Σp² per output and unit of the segments whose norms are bounded
+struct Work {      // what every unit needs
+  float* columns;  // Σp² per output and unit of the segments whose norms are bounded
   int64_t slot_bytes, rounding_seed;
   uint64_t number;  // of the step
   Step step;
@@ -28,7 +28,7 @@ struct Work {       // what every unit needs
 // The n < kLanes elements that are no whole vector, stepped in a copy; `sums` takes their lanes alone.
 void sweep_rest(Sweep sweep, const Arrays& a, int64_t n, int64_t slot_bytes, const Segment& segment,
                 const Step& step, Sums& sums) {
-  vf copies[kMaxSlots + 6];
+  vf copies[kMaxSlots + 5];
   int used = 0;
   const auto copy = [&](auto* from, size_t bytes) -> char* {
     if (!from) return nullptr;
@@ -44,7 +44,7 @@ void sweep_rest(Sweep sweep, const Arrays& a, int64_t n, int64_t slot_bytes, con
   const Arrays one = {floats(a.p),       {copy(a.s[0], slot), copy(a.s[1], slot), copy(a.s[2], slot)},
                       floats(a.g),       floats(a.anchor),
                       floats(a.average), floats(a.accumulator),
-                      floats(a.stretch), a.random};
+                      a.random};
   Sums rest = {};
   sweep(one, 1, segment, step, &rest);
   put(a.p, one.p, sizeof(float)), put(a.average, one.average, sizeof(float));
@@ -66,62 +66,46 @@ void flush(const Sums& sums, double* out) {
     for (int lane = 0; lane < kLanes; ++lane) out[k] += static_cast<double>(in_order[k][lane]);
 }
 
-// to ← t₂ |p|^(q−2). Where 2q is whole by a root and a product or a quotient: others take several times as
-// long as the rest of the step.
-template <int kHalves>  // 2 |q − 2|
-void half_powers(const Segment& s, const float* p, int64_t n, float* to) {
-  for_vectors(0, n, [&](int64_t i, auto lanes) {
-    const vf x = vabs(load(p + i, lanes));
-    vf y = kHalves % 2 ? vsqrt(x) : broadcast(1.0f);
-    for (int k = 0; k < kHalves / 2; ++k) y *= x;
-    store(to + i, s.power < 0 ? s.proximal_l2 / y : s.proximal_l2 * y, lanes);
-  });
-}
-
-void powers(const Segment& s, const float* p, int64_t n, float* to) {
-  const float halves = s.power < 0 ? -2 * s.power : 2 * s.power;
-  if (halves == 1) return half_powers<1>(s, p, n, to);
-  if (halves == 2) return half_powers<2>(s, p, n, to);
-  if (halves == 3) return half_powers<3>(s, p, n, to);
-  if (halves == 4) return half_powers<4>(s, p, n, to);
-  for_vectors(0, n, [&](int64_t i, auto lanes) {
-    store(to + i, s.proximal_l2 * vexp(s.power * vlog(vabs(load(p + i, lanes)))), lanes);
-  });
-}
-
-// columns[j] += Σ p[., j]² over rows that lie `outputs` apart, at most kChunk elements; in float till the
-// end.
-void add_squares(const float* p, int64_t rows, int64_t width, int64_t outputs, double* columns) {
-  alignas(64) float sums[kChunk];
+// columns[j] += Σ p[., j]² over rows that lie `outputs` apart.
+void add_squares(const float* p, int64_t rows, int64_t width, int64_t outputs, float* columns) {
   for_vectors(0, width, [&](int64_t j, auto lanes) {
     vf sum = {};
     for (int64_t i = 0; i < rows; ++i) {
       const vf x = load(p + i * outputs + j, lanes);
       sum += x * x;
     }
-    store(sums + j, sum, lanes);
+    store(columns + j, sum, lanes, true);
   });
-  for (int64_t j = 0; j < width; ++j) columns[j] += static_cast<double>(sums[j]);
+}
+
+// How many elements to step first so that the rest starts on a cache line: a vector over two of them costs as
+// much as several decays. Only where nobody sums: the order of a sum must not depend on where memory was
+// free.
+int64_t before_line(const float* p, int64_t n) {
+  const int64_t into = static_cast<int64_t>(reinterpret_cast<uintptr_t>(p) / sizeof(float) % kLine);
+  return into && n > kLine ? kLine - into : n;
 }
 
 void update_unit(const Work& work, Sweep sweep, const Segment& s, int64_t unit, double* out) {
   const int64_t begin = unit * s.unit, end = s.length - begin < s.unit ? s.length : begin + s.unit;
   const bool bounded = s.max_norm > 0 && !work.step.measure && !work.step.hold;
   const bool whole_rows = bounded && s.outputs <= kChunk;
-  const int64_t chunk = whole_rows ? kChunk / s.outputs * s.outputs : kChunk;
-  double* columns = work.columns + s.columns_at + unit * s.outputs;
+  const bool summed = work.step.statistics || s.path >= Path::remembering;
+  const bool rounds = work.rounding_seed >= 0 && !work.step.measure && !work.step.hold;
+  const int64_t chunk = whole_rows                    ? kChunk / s.outputs * s.outputs
+                        : summed || bounded || rounds ? kChunk
+                                                      : s.unit;
+  float* columns = work.columns + s.columns_at + unit * s.outputs;
   for (int64_t j = 0; bounded && j < s.outputs; ++j) columns[j] = 0;
   for (int k = 0; k < kSums; ++k) out[k] = 0;
-  const bool rounds = work.rounding_seed >= 0 && !work.step.measure && !work.step.hold;
-  alignas(64) float stretch[kChunk];
   alignas(64) uint16_t random[kChunk + 2 * kRandomGroup];
   for (int64_t at = begin; at < end;) {
     int64_t n = end - at < chunk ? end - at : chunk;
     const int64_t column = bounded ? at % s.outputs : 0;
     if (bounded && !whole_rows && n > s.outputs - column) n = s.outputs - column;
+    if (!summed && !bounded && at == begin) n = before_line(s.begin.p + at, n);
     const int64_t vectors = n / kLanes, rest = n % kLanes;
     Arrays a = behind(s.begin, at, work.slot_bytes);
-    if (s.power != 0) powers(s, a.p, n, stretch), a.stretch = stretch;
     a.random = random + (s.state_at + at) % kRandomGroup;
     if (rounds)
       random_halves(static_cast<uint64_t>(work.rounding_seed), work.number, s.state_at + at, n, random);
@@ -129,27 +113,33 @@ void update_unit(const Work& work, Sweep sweep, const Segment& s, int64_t unit, 
     sweep(a, vectors, s, work.step, &sums);
     if (rest)
       sweep_rest(sweep, behind(a, n - rest, work.slot_bytes), rest, work.slot_bytes, s, work.step, sums);
-    flush(sums, out);
+    if (summed) flush(sums, out);
     if (whole_rows) add_squares(a.p, n / s.outputs, s.outputs, s.outputs, columns);
     if (bounded && !whole_rows) add_squares(a.p, 1, n, n, columns + column);
     at += n;
   }
 }
 
+constexpr int64_t kFactors = 512;  // outputs of a task
+
 // p ← p·min(1, c/‖p‖) for each output, a column of the segment as rows × outputs, from the units' sums of
 // squares; then the average, which the sweep left to this place.
 void bound_norms(const Work& work, const Segment& s) {
   const Arrays& whole = s.begin;
-  double* columns = work.columns + s.columns_at;
-  float* factors = reinterpret_cast<float*>(columns);  // in the place of sums that have been read
+  float* factors = work.columns + s.columns_at;  // in the place of the first unit's sums
+  const double limit = static_cast<double>(s.max_norm);
+  parallel_blocks(s.outputs, kFactors, [&](int64_t begin, int64_t end) {
+    double squares[kFactors] = {};
+    for (int64_t unit = 0; unit < s.units; ++unit)
+      for (int64_t j = begin; j < end; ++j)
+        squares[j - begin] += static_cast<double>(factors[unit * s.outputs + j]);
+    for (int64_t j = begin; j < end; ++j) {
+      const double norm = __builtin_sqrt(squares[j - begin]);
+      factors[j] = norm > limit ? static_cast<float>(limit / norm) : 1.0f;
+    }
+  });
   bool inside = true;
-  for (int64_t j = 0; j < s.outputs; ++j) {
-    double squares = 0;
-    for (int64_t unit = 0; unit < s.units; ++unit) squares += columns[unit * s.outputs + j];
-    const double norm = __builtin_sqrt(squares), limit = static_cast<double>(s.max_norm);
-    factors[j] = norm > limit ? static_cast<float>(limit / norm) : 1.0f;
-    inside &= norm <= limit;
-  }
+  for (int64_t j = 0; j < s.outputs; ++j) inside &= factors[j] == 1.0f;
   if (inside && !whole.average) return;
   parallel_blocks(s.length, s.unit, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row += s.outputs)
@@ -183,7 +173,7 @@ void forward(const Call& call) {
   double* memory = static_cast<double*>(const_cast<void*>(call.in[kMemory]));
   Segment* segments = static_cast<Segment*>(call.scratch);
   double* partial = reinterpret_cast<double*>(segments + plan.segments);
-  double* columns = partial + plan.max_units * kSums;
+  float* columns = reinterpret_cast<float*>(partial + plan.max_units * kSums);
   int32_t* owner = reinterpret_cast<int32_t*>(columns + columns_room(plan));
   WDFAST_CHECK(hyper[kStep] >= 1, "%s: argument 'hyper': steps count from 1, got %g", kOp, hyper[kStep]);
   const int64_t units = read_segments(plan, call, segments);

@@ -10,7 +10,9 @@ import numpy as np
 from .graph import Parameter
 from .ops.optimizer_step import MEMORY
 
-_CACHE_LINE = 16  # floats; a parameter's state starts on one, so that no vector of it straddles two
+# A parameter's state starts as far into a cache line as its value, so that no vector of it straddles two; that of
+# a large one as far into a page: a load waits for the stores before it whose addresses are the same within a page.
+_CACHE_LINE, _PAGE, _LARGE = 16, 1024, 16384  # floats
 
 
 class State:
@@ -59,9 +61,13 @@ class State:
         complete = set(names) == set(arrays) and not (remembers and memory is None)
         self._parameters, self.offsets, total = kept, {}, 0
         for key, p in kept.items():
-            self.offsets[key] = total
-            total += -(-p.size // _CACHE_LINE) * _CACHE_LINE
-        self.arrays = {name: _aligned(total, value, self._dtype(name)) for name, value in names.items()}
+            at = 0 if self.narrow else p.value.ctypes.data // p.value.itemsize
+            self.offsets[key] = total + (at - total) % (_CACHE_LINE if p.size < _LARGE else _PAGE)
+            total = self.offsets[key] + p.size
+        self.arrays = {name: page_aligned(total, self._dtype(name)) for name in names}
+        for name, value in names.items():
+            if value:
+                self.arrays[name][:] = _nearest_bfloat16(value) if self.arrays[name].dtype == np.uint16 else value
         self.memory = np.zeros((len(kept), len(MEMORY))) if remembers else None
         for i, (key, p) in enumerate(kept.items()):
             if key in offsets:
@@ -122,12 +128,12 @@ class State:
                 start += p.size
 
 
-def _aligned(n: int, value: float, dtype: type[np.generic]) -> np.ndarray:
-    array = np.zeros(n + 2 * _CACHE_LINE, dtype)
-    start = -(array.ctypes.data // array.itemsize) % (64 // array.itemsize)
-    if value:
-        array[:] = value if dtype is np.float32 else _nearest_bfloat16(value)
-    return array[start : start + n]
+def page_aligned(n: int, dtype: Any = np.float32) -> np.ndarray:
+    """n zeros that start on a page."""
+    page = 4 * _PAGE // np.dtype(dtype).itemsize
+    raw = np.zeros(n + page, dtype)
+    start = -(raw.ctypes.data // raw.itemsize) % page
+    return raw[start : start + n]
 
 
 def _nearest_bfloat16(value: float) -> int:

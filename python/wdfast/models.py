@@ -20,6 +20,7 @@ import numpy as np
 from . import losses as losses_module
 from . import metrics as metrics_module
 from . import ops, optimizers, telemetry
+from ._state import page_aligned
 from .data.streaming import ImageStream
 from .graph import Node, Parameter, Tensor, building, mark_normed, subgraph
 from .layers import Input, Layer
@@ -80,8 +81,8 @@ def place_parameters(parameters: Sequence[Parameter]) -> None:
     for trainable in (True, False):
         homeless = [p for p in parameters if not p.placed and (p.role != "state") == trainable]
         offsets = list(itertools.accumulate((-(-p.size // _ALIGNMENT) * _ALIGNMENT for p in homeless), initial=0))
-        arena = aligned_zeros(offsets[-1])
-        gradients = aligned_zeros(offsets[-1]) if trainable else None
+        arena = page_aligned(offsets[-1])
+        gradients = page_aligned(offsets[-1]) if trainable else None
         for parameter, offset in zip(homeless, offsets, strict=False):
             view = arena[offset : offset + parameter.size].reshape(parameter.shape)
             view[...] = parameter.value
@@ -97,13 +98,6 @@ def _comes_from(tensor: Tensor | None, inputs: list[Tensor]) -> bool:
     nodes = [] if tensor is None else subgraph([tensor], stop=inputs)
     leaves = (v for node in nodes for v in node.inputs.values() if isinstance(v, Tensor) and v.node is None)
     return tensor is not None and all(id(v) in given for v in leaves)
-
-
-def aligned_zeros(n: int) -> np.ndarray:
-    """n float32 zeros that start on a cache line."""
-    raw = np.zeros(n + _ALIGNMENT, np.float32)
-    start = -(raw.ctypes.data // 4) % _ALIGNMENT
-    return raw[start : start + n]
 
 
 class Model(Training):
