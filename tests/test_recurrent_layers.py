@@ -223,7 +223,8 @@ def test_masks_travel_through_recurrent_layers(rng) -> None:
 
 
 def wrapped(name: str, arguments: dict[str, Any]) -> list[Any]:
-    plain = getattr(layers, name)(**arguments, name="mine", kernel_regularizer="l2", dropout=0.25)
+    plain = getattr(layers, name)(**arguments, name="mine", kernel_regularizer="l2", dropout=0.25,
+                                  recurrent_dropout=0.5)
     return [plain, layers.Bidirectional(plain, "sum", name="both"),
             layers.Bidirectional(getattr(layers, name)(**arguments),
                                  backward_layer=layers.SimpleRNN(arguments["units"], "relu", go_backwards=True))]
@@ -275,7 +276,8 @@ def test_what_a_wrapped_layer_adds_to_the_loss() -> None:
 
 @pytest.mark.parametrize("layer", [
     lambda: layers.SimpleRNN(16), lambda: layers.GRU(12), lambda: layers.LSTM(12),
-    lambda: layers.Bidirectional(layers.GRU(8, reset_after=False, dropout=0.1))], ids=["simple", "gru", "lstm", "both"])
+    lambda: layers.Bidirectional(layers.GRU(8, reset_after=False, dropout=0.1, recurrent_dropout=0.1)),
+], ids=["simple", "gru", "lstm", "both"])
 def test_a_network_learns_the_order_of_tokens_on_any_number_of_threads(rng, layer) -> None:
     """Which of two tokens comes first: no sum over the steps can tell."""
     tokens = rng.integers(3, 12, (256, 9))
@@ -312,6 +314,23 @@ def test_dropout_takes_the_same_features_at_every_step(rng) -> None:
     assert 0.4 < (y == 0).mean() < 0.6
 
 
+def test_dropout_of_the_state(rng) -> None:
+    """h ← h·keep + 1: units that are kept grow like 2^t, the others stay 1; another call drops others."""
+    layer = layers.SimpleRNN(64, "linear", kernel_initializer="ones", recurrent_initializer="identity",
+                             return_sequences=True, recurrent_dropout=0.5, seed=0)
+    x = np.ones((32, 4, 1), np.float32)
+    np.testing.assert_array_equal(layer(x), np.broadcast_to(np.arange(1.0, 5)[:, None], (32, 4, 64)))
+    y = layer(x, training=True)
+    kept = y[:, 1] != 1
+    assert 0.45 < kept.mean() < 0.55
+    np.testing.assert_array_equal(y, np.where(kept[:, None], np.array([1.0, 3, 7, 15])[:, None], 1))
+    assert (layer(x, training=True) != y).any()
+    tensor = layers.Input((4, 1))
+    model = models.Model(tensor, layer(tensor))
+    np.testing.assert_array_equal(model.predict(x), layer(x))
+    assert set(np.unique(model.vjp(x)[0])) == {1.0, 3.0, 7.0, 15.0}
+
+
 def test_a_recurrent_network_starts_from_the_states_of_another(rng) -> None:
     """An encoder's last states as the decoder's first: gradients flow through them."""
     x, target = layers.Input((4, 3)), layers.Input((5, 2))
@@ -337,7 +356,8 @@ ZEROS = np.zeros((2, 3, 4), np.float32)
     (lambda: layers.GRU(2, recurrent_activation="softmax"), ValueError,
      "GRU: argument 'recurrent_activation': expected one of"),
     (lambda: layers.GRU(2, stateful=True), ValueError, "GRU: argument 'stateful': expected False; return_state=True"),
-    (lambda: layers.GRU(2, dropout=1.5), ValueError, "GRU: argument 'dropout': expected 0 … 1, got 1.5"),
+    (lambda: layers.GRU(2, dropout=1.5), ValueError, "GRU: argument 'dropout': expected in [0, 1), got 1.5"),
+    (lambda: layers.GRU(2, recurrent_dropout=-1), ValueError, "GRU: argument 'recurrent_dropout': expected in [0, 1)"),
     (lambda: layers.GRU(2, name="g")(ZEROS[0]), ValueError,
      "GRU 'g': expected input (N, T, in) float32, got (3, 4) float32"),
     (lambda: layers.GRU(2, name="g")(ZEROS[:, :0]), ValueError, "GRU 'g': expected at least one step of known number"),

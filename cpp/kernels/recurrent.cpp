@@ -1,7 +1,7 @@
 // recurrent: a layer along time, y[t] = h after step t. x (N, T, G·H) is what the input adds to the gates,
 // made of all steps by one product beforehand; u (H, G·H), b (G·H,) optional; h, c (N, H): the state it
-// starts from, 0 if not given; mask (N, T): a step where it is 0 leaves the state as it is. f and s are the
-// activations.
+// starts from, 0 if not given; mask (N, T): a step where it is 0 leaves the state as it is. keep (N, H): what
+// h is multiplied with before each product with U, and nowhere else (dropout). f and s are the activations.
 //
 //   simple   h ← f(x + h·U + b)
 //   gru      z, r = s(x + h·U + b), n = f(x + r·(h·U + b)), h ← z·h + (1 − z)·n;  else n = f(x + (r·h)·U + b)
@@ -47,6 +47,9 @@ bool resets_after(const Plan& p) { return p.cell == Cell::gru && p.reset_after; 
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t gate_floats(const Plan& p) { return p.n * p.t * p.gates * p.width; }
+int64_t saved_gates(const Plan& p) {
+  return p.cell == Cell::simple ? 0 : gate_floats(p) + p.n * p.t * p.width;
+}
 int64_t kernel_floats(const Plan& p) { return p.h * p.gates * p.width; }
 
 ActivationSpec activation_attr(Infer& io, const char* name, const char* usual) {
@@ -61,7 +64,7 @@ ActivationSpec activation_attr(Infer& io, const char* name, const char* usual) {
 
 void infer(Infer& io) {
   Plan& p = io.plan_as<Plan>();
-  const char* const names[] = {"x", "u", "b", "h", "c", "mask"};
+  const char* const names[] = {"x", "u", "b", "h", "c", "mask", "keep"};
   for (int i = 0; i < io.n_in; ++i)
     if (io.in[i].given()) check_dtype("recurrent", names[i], io.in[i], DType::f32);
   const char* cell = host->attr_string(io.attrs, "cell", "lstm");
@@ -97,7 +100,8 @@ void infer(Infer& io) {
     io.n_out = 2;
     io.out[1] = {.rank = 2, .dtype = DType::f32, .dim = {p.n, p.h}};
   }
-  if (p.cell != Cell::simple) io.saved_bytes = (gate_floats(p) + p.n * p.t * p.width) * 4;
+  const bool drops = io.n_in > 6 && io.in[6].given();
+  io.saved_bytes = (saved_gates(p) + (drops ? p.n * p.t * p.width : 0)) * 4;
   io.forward_scratch_bytes = (kernel_floats(p) + p.gates * p.width) * 4;
   const int64_t last = resets_after(p) ? p.n * p.t * p.width : 0;
   io.backward_scratch_bytes = (kernel_floats(p) + gate_floats(p) + last) * 4;
@@ -119,6 +123,10 @@ float* extra_of(const Call& call, int64_t at) {  // lstm: c; gru: see above
   const Plan& p = call.plan_as<Plan>();
   return static_cast<float*>(call.saved) + gate_floats(p) + at * p.width;
 }
+float* kept_of(const Call& call, int64_t at) {  // h · keep
+  const Plan& p = call.plan_as<Plan>();
+  return static_cast<float*>(call.saved) + saved_gates(p) + at * p.width;
+}
 int64_t time_of(const Plan& p, int64_t step) { return p.reversed ? p.t - 1 - step : step; }
 bool is_masked(const Call& call, int64_t at) { return call.in[5] && call.f32_in(5)[at] == 0.0f; }
 
@@ -132,6 +140,10 @@ const float* cell_before(const Call& call, int64_t sample, int64_t step) {
   const Plan& p = call.plan_as<Plan>();
   if (step > 0) return extra_of(call, sample * p.t + time_of(p, step - 1));
   return call.in[4] ? call.f32_in(4) + sample * p.h : nullptr;
+}
+const float* kept_before(const Call& call, int64_t sample, int64_t step) {
+  const Plan& p = call.plan_as<Plan>();
+  return call.in[6] ? kept_of(call, sample * p.t + time_of(p, step)) : state_before(call, sample, step);
 }
 WDFAST_INLINE vf load_or_zero(const float* from, int64_t i, auto lanes) {
   return from ? load(from + i, lanes) : vf{};
@@ -209,6 +221,12 @@ void copy_row(float* to, const float* from, int64_t n) {
   for_vectors(0, n, [&](int64_t i, auto lanes) { store(to + i, load_or_zero(from, i, lanes), lanes); });
 }
 
+void keep_row(float* to, const float* from, const float* keep, int64_t n, bool add) {
+  for_vectors(0, n, [&](int64_t i, auto lanes) {
+    store(to + i, load_or_zero(from, i, lanes) * load(keep + i, lanes), lanes, add);
+  });
+}
+
 // The gates that need no other: of gru z and r (and r·h), of lstm i, f, o.
 void first_gates(const Call& call, int64_t sample, int64_t step, const float* sums) {
   const Plan& p = call.plan_as<Plan>();
@@ -223,7 +241,7 @@ void first_gates(const Call& call, int64_t sample, int64_t step, const float* su
     if (p.cell != Cell::simple && g != 2)
       open_gate(p.s, x + g * h, sums + g * p.width, gates + g * p.width, h);
   if (!resets_before(p)) return;
-  const float* before = state_before(call, sample, step);
+  const float* before = kept_before(call, sample, step);
   float* product = extra_of(call, at);
   for_vectors(0, h, [&](int64_t i, auto lanes) {
     store(product + i, load(gates + p.width + i, lanes) * load_or_zero(before, i, lanes), lanes);
@@ -274,8 +292,11 @@ void forward(const Call& call) {
   for_blocks(p, [&](int64_t begin, int64_t end) {
     float* sums = static_cast<float*>(host->thread_scratch(static_cast<size_t>(kBlock * all * 4)));
     for (int64_t step = 0; step < p.t; ++step) {
-      const float* before = state_before(call, begin, step);
-      const int64_t stride = step > 0 ? p.t * p.h : p.h;
+      for (int64_t n = begin; call.in[6] && n < end; ++n)
+        keep_row(kept_of(call, n * p.t + time_of(p, step)), state_before(call, n, step),
+                 call.f32_in(6) + n * p.h, p.h, false);
+      const float* before = kept_before(call, begin, step);
+      const int64_t stride = call.in[6] ? p.t * p.width : step > 0 ? p.t * p.h : p.h;
       for (int64_t i = 0; i < part_count(p); ++i)
         if (i == 0 || p.reset_after)
           recurrent_sums(p, packed, part_of(p, i), before, stride, sums, end - begin);
@@ -426,12 +447,12 @@ void reset_gradients(const Call& call, int64_t sample, int64_t step, const float
   const int64_t at = sample * p.t + time_of(p, step);
   if (is_masked(call, at)) return;
   const float* r = gates_of(call).data + at * p.gates * p.width + p.width;
-  const float* before = state_before(call, sample, step);
+  const float *before = kept_before(call, sample, step), *keep = call.f32_in(6);
   float* to = gradients_of(call).gates + at * p.gates * p.width + p.width;
   for_vectors(0, p.h, [&](int64_t i, auto lanes) {
-    const vf g = load(d + i, lanes);
+    const vf g = load(d + i, lanes), taken = g * load(r + i, lanes);
     store(to + i, g * load_or_zero(before, i, lanes), lanes);
-    store(dh + i, g * load(r + i, lanes), lanes, true);
+    store(dh + i, keep ? taken * load(keep + sample * p.h + i, lanes) : taken, lanes, true);
   });
   times_slope(p.s, r, to, p.h);
 }
@@ -455,8 +476,12 @@ void steps_backward(const Call& call) {
           reset_gradients(call, n, step, reset + (n - begin) * p.width, dh + (n - begin) * p.width);
       }
       if (step == 0 && !call.d_in[3]) continue;
-      state_gradient(call, 0, begin, end, step, dh, true);
-      if (resets_after(p)) state_gradient(call, 1, begin, end, step, dh, true);
+      float* past = call.in[6] ? reset : dh;
+      state_gradient(call, 0, begin, end, step, past, !call.in[6]);
+      if (resets_after(p)) state_gradient(call, 1, begin, end, step, past, true);
+      for (int64_t n = begin; call.in[6] && n < end; ++n)
+        keep_row(dh + (n - begin) * p.width, past + (n - begin) * p.width, call.f32_in(6) + n * p.h, p.h,
+                 true);
     }
     for (int i = 3; i < 5; ++i)
       for (int64_t n = begin; call.d_in[i] && n < end; ++n)
@@ -484,8 +509,9 @@ void kernel_gradient(const Call& call, int64_t i, int64_t k, int64_t first, int6
              .k = least(p.h - k, kInBlock),
              .columns = columns,
              .add = false};
-  if (i == 1 && resets_before(p)) {
-    o.a = extra_of(call, 0) + k, o.a_stride = p.width, o.a_row_stride = 0;
+  const bool reset = i == 1 && resets_before(p);
+  if (reset || call.in[6]) {
+    o.a = (reset ? extra_of(call, 0) : kept_of(call, 0)) + k, o.a_stride = p.width, o.a_row_stride = 0;
     o.b = sums.data + from, o.pixels = p.n * p.t, o.rows = 1;
     return outer_long(o, packed);
   }
@@ -548,12 +574,12 @@ void backward(const Call& call) {
 WDFAST_OP(recurrent, {.name = "recurrent",
                       .plan_bytes = sizeof(Plan),
                       .min_inputs = 2,
-                      .max_inputs = 6,
+                      .max_inputs = 7,
                       .infer = infer,
                       .forward = forward,
                       .backward = backward,
-                      .differentiable = 0b011111,
-                      .backward_reads_in = 0b111010,
+                      .differentiable = 0b0011111,
+                      .backward_reads_in = 0b1111010,
                       .backward_reads_out = true});
 
 }  // namespace

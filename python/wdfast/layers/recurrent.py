@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import initializers, ops, regularizers
+from ..graph import Tensor
 from . import activation as activations
 from .core import positive
 from .regularization import Random
@@ -20,7 +21,8 @@ class Recurrent(Random):
 
     return_sequences: all outputs; return_state: (output, state, …), the states after the last step. go_backwards:
     from the last step to the first, outputs in that order. `layer(x, initial_state=[…])` starts from these states,
-    (N, units) each, instead of zeros. dropout: of x, the same elements at every step of a sample (arXiv 1512.05287).
+    (N, units) each, instead of zeros. dropout: of x, recurrent_dropout: of the state before its product, the same
+    elements at every step of a sample and for all gates (arXiv 1512.05287; in Keras' GRU each gate has its own).
     At a step that is masked the state and the output stay as they were; with zero_output_for_mask the output is 0.
 
     activation: linear, relu, leaky_relu, sigmoid, tanh or elu. use_bias; kernel_, recurrent_ and bias_initializer and
@@ -37,9 +39,10 @@ class Recurrent(Random):
     def __init__(self, units: int, activation: str = "tanh", *, use_bias: bool = True,
                  kernel_initializer: Any = "glorot_uniform", recurrent_initializer: Any = "orthogonal",
                  bias_initializer: Any = "zeros", kernel_regularizer: Any = None, recurrent_regularizer: Any = None,
-                 bias_regularizer: Any = None, dropout: float = 0.0, return_sequences: bool = False,
-                 return_state: bool = False, go_backwards: bool = False, stateful: bool = False, unroll: bool = False,
-                 zero_output_for_mask: bool = False, **options: Any) -> None:
+                 bias_regularizer: Any = None, dropout: float = 0.0, recurrent_dropout: float = 0.0,
+                 return_sequences: bool = False, return_state: bool = False, go_backwards: bool = False,
+                 stateful: bool = False, unroll: bool = False, zero_output_for_mask: bool = False,
+                 **options: Any) -> None:
         super().__init__(**options)
         kind = type(self).__name__
         self.units = positive(kind, "units", units)
@@ -51,12 +54,13 @@ class Recurrent(Random):
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.recurrent_regularizer = regularizers.get(recurrent_regularizer)
         self.bias_regularizer = regularizers.get(bias_regularizer)
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"{kind}: argument 'dropout': expected 0 … 1, got {dropout!r}")
+        for argument, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{kind}: argument '{argument}': expected in [0, 1), got {rate!r}")
         if stateful:
             raise ValueError(f"{kind}: argument 'stateful': expected False; return_state=True gives the states, "
                              "initial_state= takes them")
-        self.dropout = dropout
+        self.dropout, self.recurrent_dropout = dropout, recurrent_dropout
         self.return_sequences, self.return_state = return_sequences, return_state
         self.go_backwards, self.stateful, self.unroll = go_backwards, stateful, unroll
         self.zero_output_for_mask = zero_output_for_mask
@@ -95,13 +99,17 @@ class Recurrent(Random):
         if not steps:
             raise ValueError(f"expected at least one step of known number, got input {tuple(x.shape)}")
         h, c = self._start(initial_state)
+        keep = None
+        if self.recurrent_dropout and (training or isinstance(x, Tensor)):
+            one = ops.where(ops.reshape(ops.slice(x, (0, 0, 0), (-1, 1, 1)), (None, 1)), 1.0, 1.0)
+            ones = ops.multiply(one, np.ones((1, self.units), np.float32))
+            keep = self._dropped(ones, self.recurrent_dropout, training)
         if self.dropout:
-            draw = self.next_draw() if training else {}
-            x = ops.dropout(x, self.dropout, noise_shape=(None, 1, None), training=training, **draw)
+            x = self._dropped(x, self.dropout, training, noise_shape=(None, 1, None))
         if mask is not None:
             mask = ops.cast(mask, "float32")
         of_input, of_state = self.biases()
-        result = ops.recurrent(ops.dense(x, self.kernel, of_input), self.recurrent_kernel, of_state, h, c, mask,
+        result = ops.recurrent(ops.dense(x, self.kernel, of_input), self.recurrent_kernel, of_state, h, c, mask, keep,
                                cell=self.cell, activation=self.activation, reset_after=self.reset_after,
                                recurrent_activation=self.recurrent_activation, reversed=self.go_backwards)
         y, *cells = result if isinstance(result, tuple) else (result,)
@@ -112,6 +120,10 @@ class Recurrent(Random):
         elif self.zero_output_for_mask and mask is not None:
             y = ops.multiply(y, ops.expand_dims(mask, -1))
         return y, [h, *cells]
+
+    def _dropped(self, x: Any, rate: float, training: bool, **options: Any) -> Any:
+        draw = self.next_draw() if training else {}
+        return ops.dropout(x, rate, training=training, **options, **draw)
 
     def _start(self, initial_state: Any) -> tuple[Any, Any]:
         count = 2 if self.cell == "lstm" else 1

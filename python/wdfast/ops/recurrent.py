@@ -13,7 +13,7 @@ __all__ = ["recurrent"]
 
 
 def recurrent(x: Array, u: Array, b: Array | None = None, h: Array | None = None, c: Array | None = None,
-              mask: Array | None = None, cell: str = "lstm", activation: str = "tanh",
+              mask: Array | None = None, keep: Array | None = None, cell: str = "lstm", activation: str = "tanh",
               recurrent_activation: str = "sigmoid", reset_after: bool = True, reversed: bool = False) -> Any:
     """A recurrent layer over all its steps: y[:, t] is the state h after step t. f and s are the activations.
 
@@ -24,8 +24,9 @@ def recurrent(x: Array, u: Array, b: Array | None = None, h: Array | None = None
 
     x (N, T, gates·H): what the input adds to the gates, as `ops.dense` of all steps makes it; the gates are z, r, n
     or i, f', g, o. u (H, gates·H), b (gates·H,) or None; h, c (N, H): the state at the start, None for 0. mask
-    (N, T) or None: a step where it is 0 leaves the state as it is, whatever x is there. reversed: from the last step
-    to the first. activation, recurrent_activation: linear, relu, leaky_relu, sigmoid, tanh or elu. All float32.
+    (N, T) or None: a step where it is 0 leaves the state as it is, whatever x is there. keep (N, H) or None: what h is
+    multiplied with before each product with u, as dropout does it. reversed: from the last step to the first.
+    activation, recurrent_activation: linear, relu, leaky_relu, sigmoid, tanh or elu. All float32.
     Returns y (N, T, H), of an lstm (y, c after the last step). Raises ValueError, naming the argument, where shapes
     do not fit. Sources: arXiv 1406.1078 (gru), 1412.3555; Hochreiter and Schmidhuber, Neural Computation 9, 1997.
 
@@ -35,12 +36,13 @@ def recurrent(x: Array, u: Array, b: Array | None = None, h: Array | None = None
     >>> ops.recurrent(x, np.full((1, 1), 0.5, np.float32), cell="simple", activation="linear").ravel()
     array([1.  , 1.5 , 1.75], dtype=float32)
     """
-    return call("recurrent", {"x": x, "u": u, "b": b, "h": h, "c": c, "mask": mask}, cell=cell, activation=activation,
-                recurrent_activation=recurrent_activation, reset_after=int(reset_after), reversed=int(reversed))
+    inputs = {"x": x, "u": u, "b": b, "h": h, "c": c, "mask": mask, "keep": keep}
+    return call("recurrent", inputs, cell=cell, activation=activation, recurrent_activation=recurrent_activation,
+                reset_after=int(reset_after), reversed=int(reversed))
 
 
 def reference(x: np.ndarray, u: np.ndarray, b: Any = None, h: Any = None, c: Any = None, mask: Any = None,
-              cell: str = "lstm", activation: str = "tanh", recurrent_activation: str = "sigmoid",
+              keep: Any = None, cell: str = "lstm", activation: str = "tanh", recurrent_activation: str = "sigmoid",
               reset_after: bool = True, reversed: bool = False) -> Any:
     def f(v: np.ndarray) -> np.ndarray:
         return activation_reference(v, activation)
@@ -55,12 +57,13 @@ def reference(x: np.ndarray, u: np.ndarray, b: Any = None, h: Any = None, c: Any
     y = np.empty((n, steps, units), x.dtype)
     for t in range(steps)[::-1] if reversed else range(steps):
         gates = np.split(x[:, t], u.shape[1] // units, axis=-1)
-        sums = np.split(h @ u + b, len(gates), axis=-1)
+        kept = h if keep is None else h * keep
+        sums = np.split(kept @ u + b, len(gates), axis=-1)
         if cell == "simple":
             new_h, new_c = f(gates[0] + sums[0]), c
         elif cell == "gru":
             z, r = s(gates[0] + sums[0]), s(gates[1] + sums[1])
-            last = r * sums[2] if reset_after else (r * h) @ u[:, 2 * units :] + b[2 * units :]
+            last = r * sums[2] if reset_after else (r * kept) @ u[:, 2 * units :] + b[2 * units :]
             new_h, new_c = z * h + (1 - z) * f(gates[2] + last), c
         else:
             i, forget, o = (s(gates[k] + sums[k]) for k in (0, 1, 3))
@@ -78,15 +81,17 @@ _GATES = {"simple": 1, "gru": 3, "lstm": 4}
 
 
 def _case(cell: str, n: int, steps: int, units: int, given: str = "", **attrs: Any) -> Case:
-    """`given`: which of b, h, c and mask (m) there are. Weights of a size that keeps states below 1."""
+    """`given`: which of b, h, c, mask (m) and keep (k) there are. Weights of a size that keeps states below 1."""
     width = _GATES[cell] * units
     mask = np.random.default_rng(steps).integers(0, 2, (n, steps)).astype(np.float32)
     mask[: n // 2, :1] = 0  # at the start there is no step before
+    keep = np.random.default_rng(n).choice([0.0, 1.5], (n, units)).astype(np.float32)
     u = np.random.default_rng(units).standard_normal((units, width)).astype(np.float32) / np.sqrt(max(units, 1))
     return Case("recurrent", {
         "x": (n, steps, width), "u": u.astype(np.float32), "b": (width,) if "b" in given else None,
         "h": (n, units) if "h" in given else None, "c": (n, units) if "c" in given else None,
-        "mask": mask if "m" in given else None}, {"cell": cell, **attrs}, terms=max(1, units * steps))
+        "mask": mask if "m" in given else None, "keep": keep if "k" in given else None,
+    }, {"cell": cell, **attrs}, terms=max(1, units * steps))
 
 
 # (N, T, H, what is given): nothing to do; one of each; no whole vector, one and more; more samples than a block.
@@ -100,5 +105,5 @@ CASES = [
     for cell, attrs in (("simple", {"activation": "relu"}), ("gru", {"recurrent_activation": "tanh"}),
                         ("gru", {"reset_after": False, "activation": "elu"}),
                         ("lstm", {"activation": "leaky_relu", "recurrent_activation": "tanh"}))
-    for units, given in ((16, "bhcm"), (5, ""))
+    for units, given in ((16, "bhcm"), (5, ""), (33, "bhcmk"), (4, "k"))
 ] + [_case("gru", 2, 150, 8, "b"), _case("lstm", 40, 2, 70, "m"), _case("simple", 3, 4, 130, "b", activation="linear")]
