@@ -27,6 +27,8 @@ toc_object_entries_show_parents = "hide"
 python_use_unqualified_type_names = True
 add_module_names = False
 
+smartquotes = False  # names of things stand in quotes
+
 html_theme = "furo"
 html_title = f"wdfast {release}"
 html_static_path = ["_static"]
