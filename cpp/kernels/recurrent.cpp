@@ -158,6 +158,15 @@ WDFAST_INLINE void for_blocks(const Plan& p, const Body& body) {
   });
 }
 
+// body(panel) over the panels of one step's product, of `k` summands. Threads share them where all samples
+// are one block, and there is enough to do.
+template <class Body>
+WDFAST_INLINE void for_panels(int64_t panels, int64_t rows, int64_t k, const Body& body) {
+  parallel_blocks(panels, kTaskFlops / (2 * rows * k * kPanel) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel) body(panel);
+  });
+}
+
 // ---- forward ------------------------------------------------------------------------------------------
 
 // u by panels of columns, the gates `width` apart; then b, spread alike.
@@ -189,7 +198,7 @@ void recurrent_sums(const Plan& p, const float* packed, Part part, const float* 
                     float* sums, int64_t rows) {
   const Run run = {0, p.h};
   const int64_t all = p.gates * p.width;
-  for (int64_t panel = 0; panel < panel_count(part.gates * p.width); ++panel) {
+  for_panels(panel_count(part.gates * p.width), rows, p.h, [&](int64_t panel) {
     const int64_t first = part.first * p.width + panel * kPanel;
     const int64_t columns = panel_columns(part.gates * p.width, panel);
     multiply({.a = a ? a : sums,
@@ -205,7 +214,7 @@ void recurrent_sums(const Plan& p, const float* packed, Part part, const float* 
               .add = false,
               .relu = false},
              rows);
-  }
+  });
 }
 
 // gate = activation(x + sums)
@@ -360,7 +369,7 @@ void state_gradient(const Call& call, int64_t i, int64_t begin, int64_t end, int
   const int64_t rows = part.gates * p.h;
   Run runs[4];
   for (int64_t g = 0; g < part.gates; ++g) runs[g] = {g * p.width, p.h};
-  for (int64_t panel = 0; panel < panel_count(p.h); ++panel) {
+  for_panels(panel_count(p.h), end - begin, rows, [&](int64_t panel) {
     const int64_t first = panel * kPanel, columns = panel_columns(p.h, panel);
     multiply({.a = sums.data + (begin * p.t + time_of(p, step)) * sums.row,
               .a_stride = p.t * sums.row,
@@ -375,7 +384,7 @@ void state_gradient(const Call& call, int64_t i, int64_t begin, int64_t end, int
               .add = add,
               .relu = false},
              end - begin);
-  }
+  });
 }
 
 // d ← d · activation′, from the activation's value

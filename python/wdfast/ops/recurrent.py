@@ -106,4 +106,7 @@ CASES = [
                         ("gru", {"reset_after": False, "activation": "elu"}),
                         ("lstm", {"activation": "leaky_relu", "recurrent_activation": "tanh"}))
     for units, given in ((16, "bhcm"), (5, ""), (33, "bhcmk"), (4, "k"))
-] + [_case("gru", 2, 150, 8, "b"), _case("lstm", 40, 2, 70, "m"), _case("simple", 3, 4, 130, "b", activation="linear")]
+] + [
+    _case("gru", 2, 140, 5, "b"), _case("lstm", 40, 2, 70, "m"), _case("gru", 4, 3, 190, "b"),  # a step among threads
+    _case("simple", 3, 4, 130, "b", activation="linear"),
+]
