@@ -209,7 +209,7 @@ void backward(const Call& call) {
       const vf g = load(dy + at, lanes);
       if constexpr (a.value == Activation::linear) return g;
       vf known;
-      if constexpr (a.value == Activation::gelu)
+      if constexpr (a.value == Activation::gelu || a.value == Activation::relu)  // no need to read y, too
         known = centred * load(buffer.scale + c, lanes) + load(buffer.offset + c, lanes);
       else
         known = load(y + at, lanes);

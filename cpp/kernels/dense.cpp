@@ -53,7 +53,9 @@ void infer(Infer& io) {
   p.m = 1;
   for (int i = 0; i + 1 < x.rank; ++i) p.m *= x.dim[i];
   const int64_t row_flops = 2 * p.in * (p.out < kPanel ? p.out : kPanel) + 1;
-  p.row_block = round_up(clamp(kTaskFlops / row_flops, 24, 1 << 20), 12);
+  const bool in_place = p.out % kLanes == 0 && p.out <= kPanel;  // nothing is packed: a task may be one tile
+  const int64_t tile = in_place ? 6 : 12;
+  p.row_block = round_up(clamp(kTaskFlops / row_flops, in_place ? 1 : 24, 1 << 20), tile);
   p.k_chunks = p.in >= kLongSum ? kChunks : 1;
   // Long batches of small layers: split the batch for dw, while the partial sums stay small beside it.
   p.m_chunks = p.m >= 4096 && p.in * p.out * 16 < p.m * (p.in + p.out) ? kChunks : 1;
