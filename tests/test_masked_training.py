@@ -136,3 +136,23 @@ def test_a_loss_without_a_value_per_step_says_so(rng) -> None:
     model.compile("sgd", lambda y_true, y_pred: ops.mean(y_pred))
     with pytest.warns(UserWarning, match="the output has a mask, and this has no value per step"):
         model.test_on_batch(x, y)
+
+
+def test_every_kind_of_metric_leaves_padding_out(rng) -> None:
+    """Each equals itself on the steps that are there, given as samples."""
+    x, y = data(rng)[0], rng.integers(0, 2, (N, T, 1)).astype(np.float32)
+    model = models.Sequential([
+        layers.Input((T,), dtype="int32"), layers.Embedding(TOKENS, 4, mask_zero=True),
+        layers.Bidirectional(layers.LSTM(5, return_sequences=True)),
+        layers.TimeDistributed(layers.Dense(1, "sigmoid"))])
+    model.set_weights([rng.uniform(-2, 2, p.shape) if p.size > 1 else [0.1] for p in model.parameters])
+    wanted = [metrics.BinaryAccuracy(), metrics.Precision(), metrics.Recall(0.4), metrics.AUC(), metrics.BinaryIoU(),
+              metrics.MeanSquaredError(), metrics.F1Score(average="micro", threshold=0.5)]
+    model.compile("sgd", losses.BinaryCrossentropy(), metrics=wanted)
+    measured = model.evaluate(x, y, batch_size=4, return_dict=True)
+    p, there = model.predict(x), x != 0
+    assert there.sum() < there.size
+    for metric in wanted:
+        expected = metric(y[there], p[there])
+        np.testing.assert_allclose(measured[metric.name], expected, rtol=1e-5, err_msg=metric.name)
+        assert abs(float(metric(y.reshape(-1, 1), p.reshape(-1, 1))) - expected) > 1e-3, "padding would not show"
