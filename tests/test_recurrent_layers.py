@@ -250,6 +250,22 @@ def test_config_and_file_round_trip(tmp_path, rng, name: str, arguments: dict) -
         assert [p.name for p in read.parameters] == [p.name for p in model.parameters]
 
 
+def test_wrappers_in_wrappers(tmp_path, rng) -> None:
+    """Sentences of words of letters: each sentence by itself, in both directions."""
+    x = rng.standard_normal((2, 3, 5, 4)).astype(np.float32)
+    layer = layers.TimeDistributed(layers.Bidirectional(layers.LSTM(3, recurrent_dropout=0.5)))
+    tensor = layers.Input(x.shape[1:])
+    model = models.Model(tensor, layers.TimeDistributed(layers.Dense(2))(layer(tensor)))
+    assert model.output_shape == (None, 3, 2)
+    y = layer(x)
+    for i in range(3):
+        np.testing.assert_array_equal(y[:, i], layer.layer(np.ascontiguousarray(x[:, i])))
+    model.save(tmp_path / "m.safetensors")
+    read = models.load(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(read.predict(x), model.predict(x))
+    np.testing.assert_array_equal(read.layers[0](x), y)
+
+
 def test_roles_and_names_of_weights() -> None:
     model = models.Sequential([layers.Input((3, 2)), layers.Bidirectional(layers.GRU(2), name="b")])
     assert [(p.name, p.role) for p in model.parameters] == [

@@ -35,9 +35,10 @@ class Wrapper(Layer):
     def apply(self, prefix: str, run: Callable[[Layer], Any]) -> Any:
         """What `run` makes of a wrapped layer; what that adds to the loss is added here."""
         layer = self.wrapped[prefix]
-        for attribute, parameter in self._weights.items():  # a model that was read from a file has them only here
-            if attribute.startswith(prefix):
-                setattr(layer, attribute.removeprefix(prefix), parameter)
+        # A model that was read from a file has them only here.
+        layer._weights = {a.removeprefix(prefix): p for a, p in self._weights.items() if a.startswith(prefix)}
+        for attribute, parameter in layer._weights.items():
+            setattr(layer, attribute, parameter)
         layer.losses = []
         result = run(layer)
         layer._regularize_activity(result[:1] if isinstance(result, tuple) else (result,))
