@@ -22,7 +22,7 @@ Kept = dict[str, dict[str, Any]]
 COLOURS = {"wdfast": "#0072b2", "torch": "#d55e00", "keras": "#009e73", "jax": "#cc79a7", "onnxruntime": "#e69f00",
            "numpy": "#999999"}
 _KINDS = {"convolution": "#0072b2", "1×1 convolution": "#56b4e9", "depthwise": "#cc79a7", "dense": "#d55e00",
-          "other": "#999999"}
+          "recurrent": "#009e73", "other": "#999999"}
 _PASSES = {"forward": "o", "backward": "s", "backward_data": "<", "backward_weights": ">", "step": "D"}
 _BAR = 0.8  # of the room of a group
 
@@ -32,6 +32,8 @@ def kind_of(op: str) -> str:
     first = op.split("+")[0]
     if first.startswith("conv2d"):
         return "1×1 convolution" if " 1x1x" in first else "convolution"
+    if first.startswith(("SimpleRNN", "GRU", "LSTM")):
+        return "recurrent"
     return next((kind for kind in ("depthwise", "dense") if first.startswith(kind)), "other")
 
 
