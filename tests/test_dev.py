@@ -111,3 +111,4 @@ def test_requirements_come_from_pyproject(dev: ModuleType) -> None:
     names = {re.split("[<>=]", requirement)[0] for requirement in dev.requirements()}
     assert {"scikit-build-core", "pybind11", "numpy", "safetensors", "pytest", "ruff", "cmake", "ninja"} <= names
     assert "torch" not in names
+    assert any(requirement.startswith("sphinx") for requirement in dev.requirements(["docs"]))
