@@ -118,3 +118,25 @@ def test_resnet20(tmp_path: Path) -> None:
     again = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert again.stdout.split("class  ")[1] == printed.stdout.split("class  ")[1]  # nothing is trained twice
     assert "epoch 8/8" not in again.stdout
+
+
+def test_gan(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    outcomes = []
+    for loop in ([], ["--vjp"]):
+        command = [sys.executable, EXAMPLES / "gan.py", "--quick", "--out", tmp_path / "gan.png", *loop]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        assert printed.stderr == ""
+        sheets = sorted(tmp_path.glob("*.png"))
+        assert [sheet.name for sheet in sheets] == ["gan.png", "gan_0.01.png", "gan_0.png"]
+        assert all(sheet.read_bytes().startswith(b"\x89PNG") for sheet in sheets)
+        outcomes.append([printed.stdout, *(sheet.read_bytes() for sheet in sheets)])
+    assert outcomes[0] == outcomes[1]  # the two loops do the same, to the bit
+    lines = printed.stdout.splitlines()
+    assert float(re.search(r"(\S+) % of 355", lines[0])[1]) > 90
+    rows = [[float(value) for value in line.split()] for line in lines[3:]]
+    assert [row[0] for row in rows] == [0, 1e-2]
+    assert all(0.2 < row[1] < 0.69 < row[2] < 2 for row in rows)  # the discriminator is ahead, not out of reach
+    assert all(10 <= row[4] <= 100 for row in rows)
+    assert rows[0][1:] != rows[1][1:]  # λ acts
+    assert max(row[5] for row in rows) < 120  # of an untrained generator it is 252
