@@ -108,7 +108,12 @@ def _samples(name: str, value: Any) -> np.ndarray:
 
 
 def _fits(shape: Sequence[int], want: Sequence[int | None]) -> bool:
-    return all(w in (None, n) for w, n in zip(want, shape, strict=True))
+    return shape == want or all(w in (None, n) for w, n in zip(want, shape, strict=True))
+
+
+def _readable(array: np.ndarray) -> np.ndarray:
+    """`array`, or a copy, as a native op reads it."""
+    return array if array.flags.carray else np.require(array, requirements=["C", "A"])
 
 
 def input_arrays(model: Model, x: Any) -> list[np.ndarray]:
@@ -133,8 +138,8 @@ def input_arrays(model: Model, x: Any) -> list[np.ndarray]:
             raise ValueError(f"argument 'x': expected ({shape}) {tensor.dtype}, got {array.shape} {array.dtype}")
         if not (array.dtype == np.uint8 and tensor.dtype == "float32" and array.ndim == 4):
             array = _converted("x", array, tensor.dtype)
-        arrays.append(np.require(array, requirements=["C", "A"]))
-    if len({len(a) for a in arrays}) != 1:
+        arrays.append(_readable(array))
+    if len(arrays) > 1 and len({len(a) for a in arrays}) != 1:
         raise ValueError(f"argument 'x': the inputs have different numbers of samples: {[len(a) for a in arrays]}")
     return arrays
 
@@ -164,7 +169,7 @@ def label_arrays(model: Model, y: Any, samples: int) -> list[np.ndarray]:
         elif loss.labels == "same" and (array.ndim != tensor.ndim or not _fits(array.shape, tensor.shape)):
             shape = ("N", *tensor.shape[1:])
             raise ValueError(f"argument 'y': {type(loss).__name__}: expected shape {shape}, got {array.shape}")
-        arrays.append(np.require(_converted("y", array, loss.label_dtype), requirements=["C", "A"]))
+        arrays.append(_readable(_converted("y", array, loss.label_dtype)))
     return arrays
 
 
@@ -379,11 +384,15 @@ class DataStep:
             self.hyper, described = self.plan.append(native)
             self.stats = [output for output, _ in described]
         native.compile([*ids, *self.stats])
+        self._specs = {i: native.spec(i) for i in (*ids, *self.stats)}
 
     def _rows(self, steps: int, tensors: Sequence[int]) -> dict[int, np.ndarray]:
         """Room for what each of `tensors` is at each step."""
-        specs = {i: self.native.spec(i) for i in tensors}
-        return {i: np.empty((steps, *shape), dtype) for i, (shape, dtype) in specs.items()}
+        room = {}
+        for i in tensors:
+            shape, dtype = self._specs[i]
+            room[i] = np.empty((steps, *shape), dtype)
+        return room
 
     def run(self, steps: int, feeds: dict[int, np.ndarray], *, seed: int = 0, seconds: Any = None,
             measure: bool = False) -> dict[str, np.ndarray]:
