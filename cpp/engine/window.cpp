@@ -1,6 +1,7 @@
 #include "window.h"
 
 #include "wdfast/check.h"
+#include "wdfast/lanes.h"
 #include "wdfast/parallel.h"
 
 namespace WDFAST_NS {
@@ -73,50 +74,111 @@ void multiply_row(const float* a, int64_t a_stride, int64_t a_group, const Run* 
 
 // ---- depthwise: one channel in, one out; lanes are channels, and there is no inner sum but the taps ------
 
-void depthwise_row(const float* a, int64_t a_stride, const Tap* taps, int64_t n, Image image,
-                   const float* weights, int64_t kernel_w, const float* bias, float* c, int64_t c_stride,
-                   int64_t channels, int64_t pixels, bool relu, bool add) {
-  constexpr int kPixels = 4;  // independent sums per vector of channels
-  for (int64_t ch = 0; ch < channels; ch += kLanes) {
-    const int64_t left = channels - ch < kLanes ? channels - ch : kLanes;
-    const vf start = bias ? load_partial(bias + ch, left) : vf{};
-    for (int64_t p = 0; p < pixels; p += kPixels) {
-      const int64_t count = pixels - p < kPixels ? pixels - p : kPixels;
-      vf sum[kPixels] = {start, start, start, start};
-      for (int64_t t = 0; t < n; ++t) {
-        const float* x = a + p * a_stride + taps[t].y * image.row + taps[t].x * image.pixel + ch;
-        const vf k = load_partial(weights + (taps[t].ky * kernel_w + taps[t].kx) * channels + ch, left);
-        for (int64_t i = 0; i < count; ++i) sum[i] += load_partial(x + i * a_stride, left) * k;
-      }
-      for (int64_t i = 0; i < count; ++i) {
-        float* to = c + (p + i) * c_stride + ch;
-        vf y = sum[i];
-        if (add) y += load_partial(to, left);
-        if (relu) y = vmax(y, vf{});
-        store_partial(to, y, left);
-      }
+struct Reach {  // of a tap
+  int64_t at;   // what it reads, from its pixel
+  int64_t weight;
+};
+
+int64_t reaches_of(const Window& w, const Tap* taps, int64_t n, Image image, Reach* reaches) {
+  for (int64_t i = 0; i < n; ++i)
+    reaches[i] = {taps[i].y * image.row + taps[i].x * image.pixel,
+                  (taps[i].ky * w.w.kernel + taps[i].kx) * w.cx};
+  return n;
+}
+
+struct DepthwiseRow {
+  const float* a;
+  int64_t a_stride;
+  const Reach* taps;
+  int64_t n;
+  const float *weights, *bias;
+  float* c;
+  int64_t c_stride, channels;
+  bool relu, add;
+};
+
+// P pixels of a row, all channels: a weight is read once for them.
+template <int P>
+void depthwise_pixels(const DepthwiseRow& r, int64_t pixel) {
+  const float* a = r.a + pixel * r.a_stride;
+  float* c = r.c + pixel * r.c_stride;
+  for_vectors(0, r.channels, [&](int64_t ch, auto lanes) {
+    vf sum[P];
+    const vf start = r.bias ? load(r.bias + ch, lanes) : vf{};
+#pragma GCC unroll 8
+    for (int i = 0; i < P; ++i) sum[i] = start;
+    for (int64_t t = 0; t < r.n; ++t) {
+      const float* x = a + r.taps[t].at + ch;
+      const vf k = load(r.weights + r.taps[t].weight + ch, lanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < P; ++i) sum[i] += load(x + i * r.a_stride, lanes) * k;
     }
+#pragma GCC unroll 8
+    for (int i = 0; i < P; ++i) {
+      float* to = c + i * r.c_stride + ch;
+      vf y = sum[i];
+      if (r.add) y += load(to, lanes);
+      if (r.relu) y = vmax(y, vf{});
+      store(to, y, lanes);
+    }
+  });
+}
+
+void depthwise_row(const DepthwiseRow& r, int64_t pixels) {
+  constexpr void (*kOf[])(const DepthwiseRow&, int64_t) = {depthwise_pixels<1>, depthwise_pixels<2>,
+                                                           depthwise_pixels<3>, depthwise_pixels<4>,
+                                                           depthwise_pixels<5>, depthwise_pixels<6>};
+  constexpr int64_t kMost = sizeof(kOf) / sizeof(*kOf);
+  for (int64_t p = 0; p < pixels;) {
+    const int64_t left = pixels - p, groups = (left + kMost - 1) / kMost;
+    const int64_t take = (left + groups - 1) / groups;  // as even as can be: 7 is 4 and 3
+    kOf[take - 1](r, p);
+    p += take;
   }
 }
 
-void depthwise_weights(const Window& w, Image x, Image y, int64_t first, int64_t end, float* dw) {
-  for (int64_t ch = 0; ch < w.cx; ch += kLanes) {
-    const int64_t left = w.cx - ch < kLanes ? w.cx - ch : kLanes;
-    for (int64_t ky = 0; ky < w.h.kernel; ++ky)
-      for (int64_t kx = 0; kx < w.w.kernel; ++kx) {
-        vf sum[4] = {};
-        for (int64_t o = first; o < end; ++o) {
-          const float* a = x.origin + (o * w.h.stride - w.h.before + ky * w.h.dilation) * x.row +
-                           (kx * w.w.dilation - w.w.before) * x.pixel + ch;
-          const float* b = y.origin + o * y.row + ch;
-          for (int64_t p = 0; p < w.w.out; ++p)
-            sum[p & 3] +=
-                load_partial(a + p * w.w.stride * x.pixel, left) * load_partial(b + p * y.pixel, left);
-        }
-        float* to = dw + (ky * w.w.kernel + kx) * w.cx + ch;
-        store_partial(to, load_partial(to, left) + ((sum[0] + sum[1]) + (sum[2] + sum[3])), left);
-      }
+// dw[kx] += Σ over a row of pixels, for N neighbouring taps and one vector of channels.
+template <int N, class Lanes>
+WDFAST_INLINE void depthwise_sums(const float* x, int64_t x_stride, int64_t tap, const float* y,
+                                  int64_t y_stride, int64_t pixels, float* dw, int64_t dw_stride,
+                                  Lanes lanes) {
+  vf even[N] = {}, odd[N] = {};
+  int64_t p = 0;
+  for (; p + 2 <= pixels; p += 2, x += 2 * x_stride, y += 2 * y_stride) {
+    const vf g = load(y, lanes), h = load(y + y_stride, lanes);
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) {
+      even[i] += load(x + i * tap, lanes) * g;
+      odd[i] += load(x + x_stride + i * tap, lanes) * h;
+    }
   }
+  if (p < pixels) {
+    const vf g = load(y, lanes);
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) even[i] += load(x + i * tap, lanes) * g;
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) store(dw + i * dw_stride, even[i] + odd[i], lanes, true);
+}
+
+void depthwise_weights(const Window& w, Image x, Image y, int64_t first, int64_t end, float* dw) {
+  const int64_t tap = w.w.dilation * x.pixel, stride = w.w.stride * x.pixel;
+  for (int64_t o = first; o < end; ++o)
+    for (int64_t ky = 0; ky < w.h.kernel; ++ky) {
+      const float* a =
+          x.origin + (o * w.h.stride - w.h.before + ky * w.h.dilation) * x.row - w.w.before * x.pixel;
+      const float* b = y.origin + o * y.row;
+      for_vectors(0, w.cx, [&](int64_t ch, auto lanes) {
+        float* to = dw + ky * w.w.kernel * w.cx + ch;
+        const auto sums = [&]<int N>(int64_t kx) {
+          depthwise_sums<N>(a + kx * tap + ch, stride, tap, b + ch, y.pixel, w.w.out, to + kx * w.cx, w.cx,
+                            lanes);
+        };
+        int64_t kx = 0;
+        for (; kx + 3 <= w.w.kernel; kx += 3) sums.template operator()<3>(kx);
+        for (; kx < w.w.kernel; ++kx) sums.template operator()<1>(kx);
+      });
+    }
 }
 
 }  // namespace
@@ -184,13 +246,16 @@ void gather(const Window& w, Image x, const float* packed, const float* bias, bo
             int64_t first, int64_t end) {
   Tap taps[kMaxTaps];
   Run runs[kMaxTaps];
-  const int64_t n = gather_taps(w, taps), n_runs = runs_of(taps, n, x, w.cxg(), runs), depth = n * w.cxg();
+  Reach reaches[kMaxTaps];
+  const int64_t n = gather_taps(w, taps), depth = n * w.cxg();
+  const int64_t n_runs =
+      w.depthwise() ? reaches_of(w, taps, n, x, reaches) : runs_of(taps, n, x, w.cxg(), runs);
   for (int64_t o = first; o < end; ++o) {
     const float* a = x.origin + (o * w.h.stride - w.h.before) * x.row - w.w.before * x.pixel;
     float* c = y.origin + o * y.row;
     if (w.depthwise())
-      depthwise_row(a, w.w.stride * x.pixel, taps, n, x, packed, w.w.kernel, bias, c, y.pixel, w.cx, w.w.out,
-                    relu, add);
+      depthwise_row({a, w.w.stride * x.pixel, reaches, n, packed, bias, c, y.pixel, w.cx, relu, add},
+                    w.w.out);
     else
       multiply_row(a, w.w.stride * x.pixel, w.cxg(), runs, n_runs, depth, packed,
                    depth * padded_columns(w.cyg()), bias, c, y.pixel, w.cyg(), w.groups, w.w.out, relu, add);
@@ -204,8 +269,10 @@ void adjoint(const Window& w, Image y, const float* packed, const float* bias, b
     for (int64_t rx = 0; rx < w.w.stride; ++rx) {
       Tap taps[kMaxTaps];
       Run runs[kMaxTaps];
+      Reach reaches[kMaxTaps];
       const int64_t n = adjoint_taps(w, ry, rx, taps), depth = n * w.cyg();
-      const int64_t n_runs = runs_of(taps, n, y, w.cyg(), runs);
+      const int64_t n_runs =
+          w.depthwise() ? reaches_of(w, taps, n, y, reaches) : runs_of(taps, n, y, w.cyg(), runs);
       const int64_t column = mod(rx - w.w.before, w.w.stride);  // the first one of this phase
       const int64_t pixels = column < w.w.in ? (w.w.in - column + w.w.stride - 1) / w.w.stride : 0;
       for (int64_t i = first + mod(ry - w.h.before - first, w.h.stride); i < end && pixels; i += w.h.stride) {
@@ -213,8 +280,8 @@ void adjoint(const Window& w, Image y, const float* packed, const float* bias, b
                          (column + w.w.before - rx) / w.w.stride * y.pixel;
         float* c = x.origin + i * x.row + column * x.pixel;
         if (w.depthwise())
-          depthwise_row(a, y.pixel, taps, n, y, packed, w.w.kernel, bias, c, w.w.stride * x.pixel, w.cx,
-                        pixels, relu, add);
+          depthwise_row({a, y.pixel, reaches, n, packed, bias, c, w.w.stride * x.pixel, w.cx, relu, add},
+                        pixels);
         else
           multiply_row(a, y.pixel, w.cyg(), runs, n_runs, depth, packed, depth * width, bias, c,
                        w.w.stride * x.pixel, w.cxg(), w.groups, pixels, relu, add);

@@ -11,6 +11,7 @@
 #include "../engine/winners.h"
 #include "../engine/winograd.h"
 #include "wdfast/activation.h"
+#include "wdfast/lanes.h"
 #include "wdfast/parallel.h"
 
 namespace WDFAST_NS {
@@ -280,21 +281,30 @@ Image expand_gradient(const Plan& p, const float* dy, const float* y, const uint
   const Window& w = p.window;
   const int64_t channels = w.cy, width = (columns.end - columns.first) * channels;
   const Image dz = {to - rows.first * width - columns.first * channels, width, channels};
-  const int64_t total = (rows.end - rows.first) * width;
-  for (int64_t i = 0; i < total; i += kLanes) store(to + i, vf{});  // there is room for a vector past the end
   const int64_t low = clamp(rows.first, 0, w.h.out), high = clamp(rows.end, 0, w.h.out);
+  const int64_t total = (rows.end - rows.first) * width;
   if (!p.pooled) {
-    for (int64_t row = low; row < high; ++row) {
-      float* out = dz.origin + row * dz.row;
-      const int64_t at = row * w.w.out * channels, n = w.w.out * channels;
-      for (int64_t i = 0; i < n; i += kLanes) {
-        const int64_t left = n - i < kLanes ? n - i : kLanes;
-        const vf slope = activation_slope<A>(load_partial(y + at + i, left), p.activation.alpha);
-        store_partial(out + i, load_partial(dy + at + i, left) * slope, left);
+    const int64_t left = -columns.first * channels, n = w.w.out * channels;
+    const auto clear = [](float* from, int64_t floats) {
+      __builtin_memset(from, 0, static_cast<size_t>(floats) * 4);
+    };
+    for (int64_t row = rows.first; row < rows.end; ++row) {
+      float* out = to + (row - rows.first) * width;
+      if (row < low || row >= high) {
+        clear(out, width);
+        continue;
       }
+      clear(out, left);
+      for_vectors(0, n, [&](int64_t i, auto lanes) {
+        const vf slope = activation_slope<A>(load(y + row * n + i, lanes), p.activation.alpha);
+        store(out + left + i, load(dy + row * n + i, lanes) * slope, lanes);
+      });
+      clear(out + left + n, width - left - n);
     }
+    clear(to + total, kLanes);  // which may be read
     return dz;
   }
+  for (int64_t i = 0; i < total; i += kLanes) store(to + i, vf{});  // there is room for a vector past the end
   // Every pooled row whose window meets [low, high).
   const int64_t first = clamp(ceil_div(low - p.pool_h.kernel + 1, p.pool_h.stride), 0, p.pool_h.out);
   const int64_t end = high > 0 ? clamp((high - 1) / p.pool_h.stride + 1, 0, p.pool_h.out) : 0;
