@@ -384,3 +384,18 @@ def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"checkpoint\.safetensors"):
             model.fit(X, Y, verbose=0, checkpoint=tmp_path)
         assert bits(model) == before
+
+
+def test_predict_keeps_few_programs_and_reads_what_it_is_given() -> None:
+    rng = np.random.default_rng(2)
+    model = models.Sequential([layers.Input((4, 3)), layers.Conv1D(4, 2), layers.GlobalMaxPooling1D(), layers.Dense(2)])
+    for samples in (5, 8, 9, 3, 11, 5):
+        x = rng.standard_normal((samples, 4, 3)).astype(np.float32)
+        expected = np.concatenate([model.predict_on_batch(x[i : i + 1]) for i in range(samples)])
+        for given in (x, np.asfortranarray(x), x.astype(np.float64)):
+            np.testing.assert_allclose(model.predict(given, batch_size=4), expected, rtol=1e-5, atol=1e-6)
+    model.set_weights([np.zeros_like(w) for w in model.get_weights()])
+    assert not model.predict(x).any()
+    assert sum(key[0] == "predict" for key in model._programs) <= 4
+    with pytest.raises(ValueError, match="batch_size"):
+        model.predict(x, batch_size=0)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 # A native call returns about this often: soon enough for Ctrl-C and a smooth bar, rarely enough that the
 # cost of a call (about 20 µs) does not show.
 _SECONDS_PER_CALL = 0.1
+_PREDICT_PROGRAMS = 4  # kept: full and last batches of two sets
 
 
 class DelayedInterrupt:
@@ -295,9 +296,19 @@ class Training:
         """The outputs for all samples, in inference mode; one array, or a list for several outputs."""
         self._ensure_built(x)
         if isinstance(x, ImageStream):
-            arrays: Arrays = Streamed(x, [], None, x.batch_size)
+            parts = self._predicted(Streamed(x, [], None, x.batch_size), batch_size)
         else:
-            arrays = Arrays(input_arrays(self, x), [])
+            inputs = input_arrays(self, x)
+            images = any(a.dtype == np.uint8 for a in inputs)  # are converted batch by batch, by an op
+            parts = self._predicted(Arrays(inputs, []), batch_size) if images else self._fed(inputs, batch_size)
+        if not parts:
+            outputs = [np.empty((0, *(d or 0 for d in t.shape[1:])), t.dtype) for t in self.outputs]
+        else:
+            outputs = [np.concatenate(p) if len(p) > 1 else p[0] for p in zip(*parts, strict=True)]
+        return outputs if self.many_outputs else outputs[0]
+
+    def _predicted(self, arrays: Arrays, batch_size: int) -> list[list[np.ndarray]]:
+        """The outputs, block by block, of batches that a program picks from the data."""
         steps: dict[int, DataStep] = {}
         parts = []
         for index in _blocks(arrays, batch_size):
@@ -305,22 +316,36 @@ class Training:
             if batch not in steps:
                 steps[batch] = DataStep(self, None, arrays, batch, training=False, rows=True, predict=True)
             parts.append(steps[batch].outputs_for(len(index), {steps[batch].index: index}))
-        if not parts:
-            outputs = [np.empty((0, *(d or 0 for d in t.shape[1:])), t.dtype) for t in self.outputs]
-        else:
-            outputs = [np.concatenate(p) if len(p) > 1 else p[0] for p in zip(*parts, strict=True)]
-        return outputs if self.many_outputs else outputs[0]
+        return parts
+
+    def _fed(self, inputs: list[np.ndarray], batch_size: int) -> list[list[np.ndarray]]:
+        """The outputs, block by block, of batches that are read where they lie."""
+        parts = []
+        for begin, steps, batch in _spans(len(inputs[0]), batch_size):
+            step = self._predict_step(inputs, batch)
+            fed = [a[begin : begin + steps * batch].reshape(steps, batch, *a.shape[1:]) for a in inputs]
+            parts.append(step.outputs_for(steps, dict(zip(step.feeds, fed, strict=True))))
+        return parts
 
     def predict_on_batch(self, x: Any) -> Any:
         """The outputs for one batch, in inference mode; quicker than `predict` for small work."""
         self._ensure_built(x)
-        arrays = Arrays(_as_fed(input_arrays(self, x)), [])
-        key = ("predict", arrays.size)
-        if key not in self._programs:
-            self._programs[key] = DataStep(self, None, arrays, arrays.size, training=False, rows=False, predict=True)
-        step = self._programs[key]
-        outputs = step.outputs_for(1, dict(zip(step.feeds, arrays.inputs, strict=True)))
+        inputs = _as_fed(input_arrays(self, x))
+        step = self._predict_step(inputs, len(inputs[0]))
+        outputs = step.outputs_for(1, dict(zip(step.feeds, inputs, strict=True)))
         return outputs if self.many_outputs else outputs[0]
+
+    def _predict_step(self, inputs: list[np.ndarray], batch: int) -> DataStep:
+        """The program for a batch of that size; the last few are kept."""
+        key = ("predict", batch)
+        step = self._programs.pop(key, None)
+        if step is None:
+            step = DataStep(self, None, Arrays(inputs, []), batch, training=False, rows=False, predict=True)
+            kept = [k for k in self._programs if k[0] == "predict"]
+            if len(kept) == _PREDICT_PROGRAMS:
+                del self._programs[kept[0]]
+        self._programs[key] = step  # the latest is the last
+        return step
 
     def _inference_program(self, batch: int) -> GraphProgram:
         program = GraphProgram(batch, training=False)
@@ -370,19 +395,30 @@ def _as_fed(inputs: list[np.ndarray]) -> list[np.ndarray]:
     return [x.astype(np.float32) if x.dtype == np.uint8 else x for x in inputs]
 
 
-def _blocks(arrays: Arrays, batch_size: int) -> Iterator[np.ndarray]:
-    """The rows of all samples in their order, as (steps, batch) arrays: full batches, then what is left."""
+def _spans(samples: int, batch_size: int) -> Iterator[tuple[int, int, int]]:
+    """(first sample, steps, batch): full batches, then what is left."""
     if batch_size < 1:
         raise ValueError(f"argument 'batch_size': expected an int ≥ 1, got {batch_size}")
+    done = 0
+    while done < samples:
+        batch = min(batch_size, samples - done)
+        steps = (samples - done) // batch
+        yield done, steps, batch
+        done += steps * batch
+
+
+def _blocks(arrays: Arrays, batch_size: int) -> Iterator[np.ndarray]:
+    """The rows of all samples in their order, as (steps or fewer, batch) arrays: full batches, then what is left."""
     if isinstance(arrays, Streamed):
         batch_size = arrays.batch_size
-    order, done = np.arange(arrays.size, dtype=np.int32), 0
+    order = np.arange(arrays.size, dtype=np.int32)
     try:
-        while done < len(order):
-            batch = min(batch_size, len(order) - done)
-            index = arrays.stage(order, done, (len(order) - done) // batch, batch)
-            yield index
-            done += index.size
+        for begin, steps, batch in _spans(arrays.size, batch_size):
+            end = begin + steps * batch
+            while begin < end:
+                index = arrays.stage(order, begin, (end - begin) // batch, batch)
+                yield index
+                begin += index.size
     finally:
         arrays.close()
 
