@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -140,3 +141,55 @@ def test_gan(tmp_path: Path) -> None:
     assert all(10 <= row[4] <= 100 for row in rows)
     assert rows[0][1:] != rows[1][1:]  # λ acts
     assert max(row[5] for row in rows) < 120  # of an untrained generator it is 252
+
+
+def test_vae(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "vae.png"
+    command = [sys.executable, EXAMPLES / "vae.py", "--quick", "--out", picture]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert printed.stderr == ""
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    rows = [[float(value) for value in line.replace("±", "").split()] for line in printed.stdout.splitlines()[4:]]
+    assert [row[:2] for row in rows] == [[1, 0], [1, 1e-3]]
+    for _, _, *trained_with, gain, _ in rows:
+        for pixels, divergence, bound in (trained_with[:3], trained_with[3:]):
+            assert pixels + divergence + bound == pytest.approx(0, abs=0.016)
+            assert -30 < bound < -24  # at chance 64 ln ½ = −44; after ten times as many steps −25
+        assert gain == pytest.approx(trained_with[5] - rows[0][7], abs=0.011)
+        assert trained_with[2] > trained_with[5]  # images that were not trained with have less
+    assert rows[0][6] > 0.1 > rows[1][6]  # so large a λ leaves nothing in the codes
+
+
+def test_vae_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    torch = pytest.importorskip("torch")
+    command = [sys.executable, EXAMPLES / "vae_torch.py", "--quick"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    bounds = [float(bound) for bound in re.findall(r"(-\d+\.\d+) ±", printed.stdout)]
+    assert len(bounds) == 4
+    assert bounds[0::2] == pytest.approx(bounds[1::2], abs=1)
+
+    monkeypatch.syspath_prepend(EXAMPLES)
+    vae, twin = importlib.import_module("vae"), importlib.import_module("vae_torch")
+    encoder, decoder, _ = vae.build((8, 12, 3), 1, 0)
+    x = np.random.default_rng(0).random((5, 8, 12, 3), np.float32)
+    model = twin.Autoencoder((8, 12, 3))
+    weights = iter([torch.from_numpy(w) for part in (encoder, decoder) for w in part.get_weights()])
+    layers = [layer for layer in model.modules() if hasattr(layer, "weight")]
+    with torch.no_grad():
+        for layer in layers:
+            kernel, bias = next(weights), next(weights)
+            if layer is model.hidden[5]:  # reads what Flatten made: (H, W, C) there, (C, H, W) here
+                kernel = kernel.reshape(2, 3, 64, -1).permute(2, 0, 1, 3).reshape(kernel.shape)
+            if layer is model.decoder[2]:
+                kernel = kernel.reshape(-1, 2, 3, 64).permute(0, 3, 1, 2).reshape(kernel.shape)
+                bias = bias.reshape(2, 3, 64).permute(2, 0, 1).reshape(bias.shape)
+            layer.weight.copy_(kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T)
+            layer.bias.copy_(bias)
+        hidden = model.hidden(torch.from_numpy(x).permute(0, 3, 1, 2))
+        mean, log_variance = model.mean(hidden), model.log_variance(hidden)
+        logits = model.decoder(mean).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(mean, encoder.predict(x)[0], atol=1e-5)
+    np.testing.assert_allclose(log_variance, encoder.predict(x)[1], atol=1e-5)
+    np.testing.assert_allclose(logits, decoder.predict(encoder.predict(x)[0]), atol=1e-5)
