@@ -193,3 +193,53 @@ def test_vae_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(mean, encoder.predict(x)[0], atol=1e-5)
     np.testing.assert_allclose(log_variance, encoder.predict(x)[1], atol=1e-5)
     np.testing.assert_allclose(logits, decoder.predict(encoder.predict(x)[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("peers", [[], ["--peers", "torch"]])
+def test_cifar_with_l2(peers: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    if peers:
+        pytest.importorskip("torch")
+    picture = tmp_path / "curves.png"
+    command = [sys.executable, EXAMPLES / "cifar_with_l2.py", "--quick", "--out", picture, *peers]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert printed.stderr == ""
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\w+) +(\S.*?) +((?:[\d.]+ +){5}[\d.]+)$", printed.stdout, re.MULTILINE)
+    runs = {(library, run): list(map(float, values.split())) for library, run, values in rows}
+    assert list(runs) == [("wdfast", "cross-entropy, no decay"), ("wdfast", "cross-entropy, L2"),
+                          ("wdfast", "squared error, L2"), *([("torch", "cross-entropy, L2")] if peers else [])]
+    for train, test, low, high, _, seconds in runs.values():
+        assert 80 < low <= test <= high <= 100  # 10 is chance
+        assert train > 80
+        assert seconds > 0
+    free, decayed, squared, *others = (values[4] for values in runs.values())
+    assert decayed < free  # the norm of the kernels
+    assert squared != decayed
+    assert all(other == pytest.approx(decayed, rel=0.03) for other in others)
+
+
+def test_cnn_schedules(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("PIL")
+    picture = tmp_path / "curves.png"
+    command = [sys.executable, EXAMPLES / "cnn_schedules.py", "--quick", "--out", picture]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert printed.stderr == ""
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png"]  # the image folder was a temporary one
+    rows = re.findall(r"^(\w+) +([\d.e-]+) … ([\d.e-]+) +((?:[\d.]+ +){5}[\d.]+)$", printed.stdout, re.MULTILINE)
+    assert [row[:2] for row in rows] == [(name, "1.00e-03") for name in ("exponential", "linear", "step")]
+    for (name, _, last_rate, figures), expected in zip(rows, (1e-3 * 0.8**7, 1e-3 / 8, 1e-5), strict=True):
+        first, last, test, right, five, speed = map(float, figures.split())
+        assert float(last_rate) == pytest.approx(expected, rel=5e-3), name
+        assert 6.8 < first < 7.1  # ln 1,000 = 6.91: nothing is known yet
+        assert last < first
+        assert test < 7.1
+        assert 0 <= right <= five <= 100
+        assert speed > 0
+    exponential, linear, step = (float(row[3].split()[1]) for row in rows)
+    assert max(exponential, linear) < step - 0.2  # the rate that fell tenfold after three epochs learned least
+    whole, ring, peak = map(float, re.search(r"images ([\d.]+), the ring ([\d.]+), .* (\d+)$", printed.stdout).groups())
+    assert ring == pytest.approx(whole / 4, abs=0.1)  # 8 batches of 32, of 1,000 images
+    assert whole < peak
