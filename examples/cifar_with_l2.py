@@ -26,7 +26,7 @@ def build(library, shape, classes, loss, strength):
     """The article's model in Keras' names, with wdfast or keras as the library."""
     layers, decay = library.layers, {"kernel_regularizer": library.regularizers.L2(strength) if strength else None}
     model = library.models.Sequential([
-        layers.Input(shape), layers.Rescaling(1 / 255),
+        layers.Input(shape), layers.Rescaling(1 / 64, -2),
         layers.Conv2D(32, 3, activation="relu", **decay), layers.MaxPooling2D(2),
         layers.Conv2D(64, 3, activation="relu", **decay), layers.MaxPooling2D(2), layers.Flatten(),
         layers.Dense(128, activation="relu", **decay), layers.Dense(classes, activation="softmax")])

@@ -29,7 +29,7 @@ class Model:
         self.optimizer = SimpleNamespace(learning_rate=0.001)
 
     def logits(self, images):
-        return self.net(images.permute(0, 3, 1, 2).float().div_(255))
+        return self.net(images.permute(0, 3, 1, 2).float().div_(64).sub_(2))
 
     def fit(self, x, y, **_):
         for group in self.adam.param_groups:

@@ -243,3 +243,26 @@ def test_cnn_schedules(tmp_path: Path) -> None:
     whole, ring, peak = map(float, re.search(r"images ([\d.]+), the ring ([\d.]+), .* (\d+)$", printed.stdout).groups())
     assert ring == pytest.approx(whole / 4, abs=0.1)  # 8 batches of 32, of 1,000 images
     assert whole < peak
+
+
+def test_text(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "curves.png"
+    command = [sys.executable, EXAMPLES / "text.py", "--quick", "--out", picture]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert printed.stderr == ""
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    found = re.match(r"([\d,]+) texts of (\d+) packages, (\d+) to test with; (\d+) splits\n", printed.stdout)
+    texts, classes, test, splits = found.groups()
+    count = int(texts.replace(",", ""))
+    assert count > 1000  # the standard library differs from version to version
+    assert (classes, splits) == ("10", "2")
+    assert int(test) == pytest.approx(count / 4, abs=10)  # of each class a quarter
+    rows = re.findall(r"^(\w\S.*?) +([\d.]+) ± [\d.]+ +(-?[\d.]+) ± [\d.]+$", printed.stdout, re.MULTILINE)
+    right = {name: float(value) for name, value, _ in rows}
+    names = [f"{net}, {what}" for net in ("TextCNN", "GRU") for what in ("no decay", "decay")]
+    assert list(right) == names + (["TF-IDF"] if importlib.util.find_spec("sklearn") else [])
+    assert all(30 < value < 100 for value in right.values())  # the largest class is a sixth of the texts
+    for name, value, difference in rows:
+        assert float(difference) == pytest.approx(float(value) - right[rows[-1][0]], abs=0.011), name
+    assert right["TextCNN, decay"] != right["TextCNN, no decay"]
