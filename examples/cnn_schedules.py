@@ -34,8 +34,7 @@ def make_folder(root, images, labels, side, rng):
     for label in range(CLASSES):
         (tint, window), kind = divmod(label // kinds, len(WINDOWS)), label % kinds
         image = Image.fromarray(np.squeeze(images[rng.choice(np.flatnonzero(labels == kind))])).convert("RGB")
-        box = tuple(np.array(WINDOWS[window]) * np.tile(image.size, 2))
-        image = image.resize((side, side), Image.Resampling.BICUBIC, box)
+        image = image.resize((side, side), Image.Resampling.BICUBIC, tuple(np.tile(image.size, 2) * WINDOWS[window]))
         colour = 0.3 + 0.7 * np.array(colorsys.hsv_to_rgb(tint * kinds * len(WINDOWS) / CLASSES, 1, 1))
         Path(root, f"{label:03}").mkdir(parents=True)
         Image.fromarray((np.asarray(image) * colour).astype(np.uint8)).save(f"{root}/{label:03}/0.jpg", quality=90)
@@ -60,8 +59,7 @@ def schedules(lr, epochs):
 
 def trained(schedule, folder, side, epochs):
     """Rate and loss of each epoch; loss, accuracy and that within five on the test images; images per second."""
-    train, test = (image_dataset_from_directory(f"{folder}/{part}", image_size=(side, side), batch_size=32)
-                   for part in ("train", "test"))
+    train, test = (image_dataset_from_directory(f"{folder}/{part}", batch_size=32) for part in ("train", "test"))
     wd.set_seed(0)
     model = build(side)
     model.compile(optimizer=Adam(learning_rate=schedule(0)), loss="sparse_categorical_crossentropy",
@@ -88,17 +86,16 @@ def report(results, images):
 def draw(results, images, path):
     """The rates, the loss that they lead to, and images of some classes."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
-    rates, losses, sheet = figure.subplots(1, 3)
+    rates = figure.add_subplot(1, 3, 1, title="learning rate", xlabel="epoch")
+    losses = figure.add_subplot(1, 3, 2, title="cross-entropy in training", xlabel="epoch")
+    sheet = figure.add_subplot(1, 3, 3, title="24 of the 1,000 classes", xticks=[], yticks=[])
     for name, (rate, loss, *_) in results.items():
         rates.plot(range(1, len(rate) + 1), rate, ".-", label=name)
         losses.plot(range(1, len(loss) + 1), loss, ".-")
-    rates.set(title="learning rate", xlabel="epoch")
-    losses.set(title="cross-entropy in training", xlabel="epoch")
     rates.legend()
     chosen = np.empty((24, *images.image_shape), np.uint8)
     images.read(np.arange(24) * 41, chosen)  # side by side in four rows
     sheet.imshow(np.concatenate(np.concatenate(chosen.reshape(4, 6, *images.image_shape), axis=1), axis=1))
-    sheet.set(title="24 of the 1,000 classes", xticks=[], yticks=[])
     figure.savefig(path, dpi=80)
 
 
@@ -113,7 +110,7 @@ def main():
         for part, images in zip(("train", "test"), datasets.load(given.data), strict=True):
             make_folder(f"{folder}/{part}", *images, side, np.random.default_rng(len(part)))
         results = {name: trained(schedule, folder, side, epochs) for name, schedule in schedules(lr, epochs).items()}
-        images = image_dataset_from_directory(f"{folder}/train", image_size=(side, side))
+        images = image_dataset_from_directory(f"{folder}/train")
         report(results, images)
         draw(results, images, given.out)
 

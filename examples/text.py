@@ -47,55 +47,52 @@ def gru(words):
     return layers.GRU(64)(layers.Dropout(0.2)(layers.Embedding(WORDS + 2, 64, mask_zero=True)(words)))
 
 
-NETS = {"TextCNN, no decay": (text_cnn, 0), "TextCNN, decay": (text_cnn, 0.5), "GRU, no decay": (gru, 0),
-        "GRU, decay": (gru, 0.5)}
+NETS = {f"{name}, {what}": (body, lambda_) for name, body in (("TextCNN", text_cnn), ("GRU", gru))
+        for what, lambda_ in (("no decay", 0), ("decay", 0.5))}
 
 
 def trained(name, train, test, epochs, seed):
     """The share of test texts that is right after each epoch."""
-    (body, strength), known = NETS[name], Counter(word for words in train[0] for word in words).most_common(WORDS)
+    (body, lambda_), known = NETS[name], Counter(word for words in train[0] for word in words).most_common(WORDS)
     number = {word: i + 2 for i, (word, _) in enumerate(known)}  # 1 is any other word, 0 is what follows the last
     (x, y), held_out = ((np.array([([number.get(word, 1) for word in words] + LENGTH * [0])[:LENGTH]
                                    for words in texts]), labels) for texts, labels in (train, test))
     words = layers.Input((LENGTH,), dtype="int32")
     wd.set_seed(seed)
     model = models.Model(words, layers.Dense(int(y.max()) + 1)(layers.Dropout(0.5)(body(words))))
-    rate = schedules.Linear(2e-3, epochs * -(-len(y) // BATCH))
-    model.compile(optimizers.Adam(rate, decay=decay.decoupled(strength)),
+    model.compile(optimizers.Adam(schedules.Linear(2e-3, epochs * -(-len(y) // BATCH)), decay=decay.decoupled(lambda_)),
                   losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
-    return model.fit(x, y, batch_size=BATCH, epochs=epochs, seed=seed, verbose=0,
-                     validation_data=held_out).history["val_accuracy"]
+    run = model.fit(x, y, batch_size=BATCH, epochs=epochs, seed=seed, verbose=0, validation_data=held_out)
+    return run.history["val_accuracy"]
 
 
 def tf_idf(train, test):
     """The share of test texts that scikit-learn's classifier has right from the same words, and pairs of them."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
+    from sklearn import feature_extraction, linear_model, pipeline
 
-    model = make_pipeline(TfidfVectorizer(token_pattern="[a-z]+", ngram_range=(1, 2), sublinear_tf=True),
-                          LogisticRegression(C=30, max_iter=1000))
+    words = feature_extraction.text.TfidfVectorizer(token_pattern="[a-z]+", ngram_range=(1, 2), sublinear_tf=True)
+    model = pipeline.make_pipeline(words, linear_model.LogisticRegression(C=30, max_iter=1000))
     train, test = ((list(map(" ".join, texts)), labels) for texts, labels in (train, test))
     return model.fit(*train).score(*test)
 
 
-def report(right):
+def report(curves):
     """Mean accuracy of each model over the splits, and its paired difference from the last one."""
+    right = {name: np.array(rows)[:, -1] for name, rows in curves.items()}
     *_, last = right
     print(f"{'':18} right %, ± standard error   difference from {last}")
     for name, values in right.items():
-        shares = 100 * np.array([values, np.subtract(values, right[last])])
+        shares = 100 * np.array([values, values - right[last]])
         errors = shares.std(axis=1, ddof=1) / len(values) ** 0.5
         print(f"{name:18} {shares[0].mean():8.2f} ± {errors[0]:.2f} {shares[1].mean():20.2f} ± {errors[1]:.2f}")
 
 
-def draw(curves, right, path):
-    """Test accuracy against epochs, the mean of the splits; where there are no epochs, a line."""
+def draw(curves, path):
+    """Test accuracy against epochs, the mean of the splits; what has no epochs is a line."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     panel = figure.add_subplot(xlabel="epoch", ylabel="right of the test texts")
-    for name, values in right.items():
-        curve = np.mean(curves.get(name, np.transpose([values, values])), axis=0)
-        panel.plot(np.linspace(1, len(curves["GRU, decay"][0]), len(curve)), curve, label=name)
+    for name, rows in curves.items():
+        panel.plot(range(1, len(rows[0]) + 1), np.mean(rows, axis=0), label=name)
     panel.legend()
     figure.savefig(path, dpi=80)
 
@@ -109,15 +106,14 @@ def main():
     splits, epochs = (2, 3) if given.quick else (5, 15)
     packages = PACKAGES if given.data is None else [path.name for path in sorted(given.data.iterdir()) if path.is_dir()]
     texts, labels = docstrings(given.data or Path(sysconfig.get_path("stdlib")), packages)
-    parts = [[([texts[i] for i in part], labels[part]) for part in data.split_indices(labels, 0.25, seed=seed)]
-             for seed in range(splits)]
+    both = [data.split_indices(labels, 0.25, seed=seed) for seed in range(splits)]
+    parts = [[([texts[i] for i in part], labels[part]) for part in split] for split in both]
     print(f"{len(texts):,} texts of {len(packages)} packages, {len(parts[0][1][0])} to test with; {splits} splits")
     curves = {name: [trained(name, *part, epochs, seed) for seed, part in enumerate(parts)] for name in NETS}
-    right = {name: [values[-1] for values in rows] for name, rows in curves.items()}
     if importlib.util.find_spec("sklearn"):
-        right["TF-IDF"] = [tf_idf(*part) for part in parts]
-    report(right)
-    draw(curves, right, given.out)
+        curves["TF-IDF"] = [[tf_idf(*part)] * epochs for part in parts]
+    report(curves)
+    draw(curves, given.out)
 
 
 if __name__ == "__main__":
