@@ -2,9 +2,11 @@
 
     python examples/text.py [--quick] [--data FOLDER] [--out text.png]
 
-The texts lie on every machine: docstrings of ten packages of Python's standard library; `--data` takes another folder
-of packages. Words that name a package are taken out, texts that occur twice count once. Each seed has its own
-stratified split, a quarter to test with, the same for all models.
+The texts lie on every machine: docstrings of ten packages of the standard library (or of a folder of packages), each
+once, without the words that name a package. Measured (one thread of an AMD EPYC, AVX-512; 2 min; Python 3.11, 2,039
+texts, five stratified splits, a quarter to test with): neither net beats TF-IDF. It has 85.91 % right, the TextCNN
+3.70 ± 0.61 points less, the GRU 9.84 ± 0.96, both without decay; decay (0.5, decoupled) costs another 0.7 and 0.6
+points. Widths, dropout and rate were chosen in a few trials on three other splits of the same texts.
 """
 
 import argparse
@@ -89,12 +91,11 @@ def report(curves):
 
 def draw(curves, path):
     """Test accuracy against epochs, the mean of the splits; what has no epochs is a line."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    panel = figure.add_subplot(xlabel="epoch", ylabel="right of the test texts")
+    panel = Figure(figsize=(7, 4), layout="constrained").add_subplot(xlabel="epoch", ylabel="right of the test texts")
     for name, rows in curves.items():
         panel.plot(range(1, len(rows[0]) + 1), np.mean(rows, axis=0), label=name)
     panel.legend()
-    figure.savefig(path, dpi=80)
+    panel.figure.savefig(path, dpi=80)
 
 
 def main():
