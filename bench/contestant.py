@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .nets import NETS, Shape, initial_weights, output_shape, random_batches
+from .nets import NETS, MaxPool, Shape, initial_weights, output_shape, random_batches
 from .peers import MODULES, AdamW
 
 _TRIAL_STEPS = 30  # of an epoch
@@ -185,11 +185,19 @@ def _settled(block: Any, seconds: float) -> tuple[float, ...]:
 
 
 def block_data(layers: tuple[Any, ...], shape: Shape, batch: int, seed: int) -> tuple[Any, ...]:
-    """(weights, x, dy), the same in every process."""
+    """(weights, x, dy), the same in every process.
+
+    With a max pool x and the weights are multiples of powers of two: float32 adds them up without rounding, so that
+    of millions of windows none has another winner in float64, whose gradient would go elsewhere.
+    """
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batch, *shape), dtype=np.float32)
     dy = rng.standard_normal((batch, *output_shape(layers, shape)), dtype=np.float32)
-    return initial_weights(layers, shape, seed), x, dy
+    weights = initial_weights(layers, shape, seed)
+    if any(isinstance(layer, MaxPool) for layer in layers):
+        x = np.round(4 * x) / 4
+        weights = [np.round(64 * w) / 64 for w in weights]
+    return weights, x, dy
 
 
 def update_data(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
