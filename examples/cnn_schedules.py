@@ -2,9 +2,10 @@
 
     python examples/cnn_schedules.py [--quick] [--data FOLDER] [--out cnn_schedules.png]
 
-The image folder is made here from real images: a class is one of ten kinds of them, in one of ten windows, in one of
-ten tints. Without `--data` they are the embedded digits. `build` and the schedules are the article's, for fewer epochs.
-Training reads the JPEG files while it runs: only a ring of batches, decoded ahead, is in memory.
+A class is one of ten kinds of real images (without `--data`: digits), ten windows, ten tints. Training reads the JPEG
+files while it runs, ahead, into a ring of batches. Measured with CIFAR-10 (AMD EPYC, Zen 4): 112 images/s from disk, 104
+from memory (2 cores). At 0.001, the article's rate, the loss stays at ln 1,000 for three epochs; linearly from 0.0001 it
+falls to 5.24 in six (192 steps). At 32×32, from 0.001, 256 steps: linear 5.88, exponential 6.07, step 6.50.
 """
 
 import argparse
