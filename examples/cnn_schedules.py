@@ -3,8 +3,8 @@
     python examples/cnn_schedules.py [--quick] [--data FOLDER] [--out cnn_schedules.png]
 
 A class is one of ten kinds of real images (without `--data`: digits), ten windows, ten tints. Training reads the JPEG
-files while it runs, ahead, into a ring of batches. Measured with CIFAR-10 (AMD EPYC, Zen 4): 112 images/s from disk, 104
-from memory (2 cores). At 0.001, the article's rate, the loss stays at ln 1,000 for three epochs; linearly from 0.0001 it
+files while it runs, ahead, into a ring. Measured with CIFAR-10 (AMD EPYC, Zen 4): 112 images/s from disk, 104
+from memory (2 cores). At 0.001, the article's rate, the loss stays at ln 1,000 for three epochs; linear from 0.0001 it
 falls to 5.24 in six (192 steps). At 32×32, from 0.001, 256 steps: linear 5.88, exponential 6.07, step 6.50.
 """
 
