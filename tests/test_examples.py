@@ -266,3 +266,24 @@ def test_text(tmp_path: Path) -> None:
     for name, value, difference in rows:
         assert float(difference) == pytest.approx(float(value) - right[rows[-1][0]], abs=0.011), name
     assert right["TextCNN, decay"] != right["TextCNN, no decay"]
+
+
+def test_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "segmentation.png"
+    command = [sys.executable, EXAMPLES / "segmentation.py", "--quick", "--out", picture]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert printed.stderr == ""
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    values = [float(value) for value in printed.stdout.splitlines()[-1].replace("±", "").split()]
+    assert values[0] == 1
+    assert 28 < values[3] < values[1] < 80  # all background would be 20
+
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = importlib.import_module("segmentation")
+    training, test = example.photographs(None)
+    assert {part.tobytes() for part in training}.isdisjoint(part.tobytes() for part in test)
+    images, truth = example.scenes(training[:1], 20, 0)  # on one photograph: what differs from it is a shape
+    assert set(np.unique(truth)) == {0, 1, 2, 3}
+    np.testing.assert_array_equal((images != training[0]).any(axis=-1) & (truth == 0), False)
+    assert (images != training[0]).any(axis=-1)[truth > 0].mean() > 0.9
