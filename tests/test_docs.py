@@ -76,7 +76,14 @@ def test_every_public_module_has_a_page() -> None:
     assert modules - described - inside == set()
 
 
-def test_pictures_are_small() -> None:
+def test_pictures_are_shown_and_small() -> None:
     """A clone should stay small: pictures of docs/ are for looking at, not for printing."""
-    large = [picture.name for picture in (DOCS / "images").iterdir() if picture.stat().st_size > 150_000]
-    assert large == []
+    pictures, text = sorted((DOCS / "images").iterdir()), "".join(page.read_text() for page in PAGES)
+    assert [picture.name for picture in pictures if f"images/{picture.name}" not in text] == []
+    assert [picture.name for picture in pictures if picture.stat().st_size > 150_000] == []
+
+
+def test_every_example_is_on_a_page() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    examples = sorted(path.name for path in (DOCS.parent / "examples").glob("*.py"))
+    assert [name for name in examples if name not in text] == []
