@@ -2,10 +2,11 @@
 
     python examples/resnet20.py [--quick] [--data FOLDER] [--epochs N] [--checkpoint FOLDER] [--out resnet20.png]
 
-The network of arXiv 1512.03385, section 4.2, in two functions. Decay is on kernels alone, as `model.decay_table()`
-shows; its unit is epochs: τ = 2.5 is what λ = 5e-4 in PyTorch's unit comes to at rate 0.2, momentum 0.9, 391 steps an
-epoch. SGD with Nesterov momentum, a cosine after one epoch of warm-up, label smoothing, mixup, flip and crop. With
-`--checkpoint` a run that was killed goes on to the same bits. Without `--data`: the embedded 8×8 digits, not flipped.
+The network of arXiv 1512.03385, section 4.2, in two functions. Decay is on kernels alone (`model.decay_table()`): 2.5
+epochs is λ = 5e-4 in PyTorch's unit at rate 0.2, momentum 0.9, 391 steps an epoch. Warm-up, cosine, label smoothing,
+mixup, flip, crop. On CIFAR-10 an epoch takes 58 s (2 cores of an AMD EPYC, Zen 4). One run, cut short: 84.63 % after
+17 epochs (7 on the cosine of 30, 4 of 20, then of 18, 17), 85.27 % with statistics of images that are not mixed:
+with momentum 0.9, as it was until then, they are of ten batches and follow mixup's λ. 30 epochs: not yet run.
 """
 
 import argparse
@@ -24,7 +25,7 @@ BATCH, RATE, TAU, SMOOTHING, MIXUP = 128, 0.2, 2.5, 0.1, 0.2
 def convolution(x, filters, stride=1, size=3):
     """A convolution without bias, which the normalisation behind it would take away."""
     x = layers.Conv2D(filters, size, stride, "same", use_bias=False, kernel_initializer="he_normal")(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+    return layers.BatchNormalization(momentum=0.97, epsilon=1e-5)(x)
 
 
 def block(x, filters, stride):
@@ -83,7 +84,7 @@ def draw(history, confusion, names, path):
     """Loss and accuracy against epochs, the rate behind them, and which class is taken for which."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
-    epochs = np.arange(1, len(history["loss"]) + 1)
+    epochs = range(1, len(history["loss"]) + 1)
     for panel, name, title in ((panels[0], "loss", "cross-entropy"), (panels[1], "accuracy", "accuracy")):
         panel.plot(epochs, history[name], "--", label="train: mixed, smoothed labels")
         panel.plot(epochs, history[f"val_{name}"], label="test")
@@ -96,8 +97,8 @@ def draw(history, confusion, names, path):
     shares = confusion / confusion.sum(axis=1, keepdims=True)
     panels[2].imshow(np.where(np.eye(len(names)), np.nan, shares), cmap="Reds")
     panels[2].set(title="what is taken for what", xlabel="predicted", ylabel="true")
-    panels[2].set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    panels[2].set_yticks(range(len(names)), names, fontsize=8)
+    for axis, turned in ((panels[2].xaxis, 90), (panels[2].yaxis, 0)):
+        axis.set_ticks(range(len(names)), names, rotation=turned, fontsize=8)
     figure.savefig(path, dpi=80)
 
 
@@ -106,14 +107,13 @@ def main():
     parser.add_argument("--quick", action="store_true", help="8 epochs of small batches, for a test")
     parser.add_argument("--data", default="digits", help="what wdfast.data.load reads")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--checkpoint", help="a folder to go on from")
+    parser.add_argument("--checkpoint", help="a folder: a run that was killed goes on from it")
     parser.add_argument("--out", default="resnet20.png")
     given = parser.parse_args()
     images = data.load(given.data)
-    batch, epochs = (32, 8) if given.quick else (min(BATCH, len(images.x_train) // 16), given.epochs)
-    model, history, seconds = train(images, batch, epochs, 0, given.checkpoint)
-    confusion = report(model, images, seconds)
-    draw(history, confusion, images.class_names, given.out)
+    size = (32, 8) if given.quick else (min(BATCH, len(images.x_train) // 16), given.epochs)
+    model, history, seconds = train(images, *size, 0, given.checkpoint)
+    draw(history, report(model, images, seconds), images.class_names, given.out)
 
 
 if __name__ == "__main__":
