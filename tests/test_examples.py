@@ -16,55 +16,57 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="needs a checkout")
 
 
-def test_decay_vs_l2(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    picture, cells = tmp_path / "maps.png", tmp_path / "cells.jsonl"
-    command = [sys.executable, EXAMPLES / "decay_vs_l2.py", "--quick", "--out", picture, "--cells", cells]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+def run(example: str, folder: Path, *arguments: str | Path) -> str:
+    """What the example prints in its small setting; it says nothing on stderr."""
+    command = [sys.executable, EXAMPLES / f"{example}.py", "--quick", *arguments]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     assert printed.stderr == ""
+    return printed.stdout
+
+
+def drawn(example: str, folder: Path, *arguments: str | Path) -> str:
+    """As `run`, of an example that also saves a picture."""
+    pytest.importorskip("matplotlib")
+    picture = folder / f"{example}.png"
+    printed = run(example, folder, "--out", picture, *arguments)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    rows = re.findall(r"^ ?\[+([\d. ]+)\]", printed.stdout, re.MULTILINE)
+    return printed
+
+
+def test_decay_vs_l2(tmp_path: Path) -> None:
+    cells = tmp_path / "cells.jsonl"
+    printed = drawn("decay_vs_l2", tmp_path, "--cells", cells)
+    rows = re.findall(r"^ ?\[+([\d. ]+)\]", printed, re.MULTILINE)
     errors = [float(value) for row in rows for value in row.split()]
     assert len(errors) == 8  # two rules, two decays, two rates
     assert all(0 <= error < 90 for error in errors)  # 90 is chance
     assert errors[2:4] != errors[6:8]  # with much decay the rules differ
-    assert re.search(r"2 paired seeds .*: loss [+-]\d", printed.stdout)
+    assert re.search(r"2 paired seeds .*: loss [+-]\d", printed)
 
     kept = cells.read_text().splitlines(keepends=True)
     assert len(kept) == 16  # and two seeds
     cells.write_text("".join(kept[:-1]))  # as an interrupted run leaves it
-    again = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert again.stdout == printed.stdout
+    assert drawn("decay_vs_l2", tmp_path, "--cells", cells) == printed
     assert cells.read_text().splitlines(keepends=True) == kept
 
 
 def test_linear_regression(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    picture = tmp_path / "picture.png"
-    command = [sys.executable, EXAMPLES / "linear_regression.py", "--quick", "--out", picture]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert printed.stderr == ""
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = drawn("linear_regression", tmp_path)
     apart = [(name.strip(), float(value)) for name, value in
-             re.findall(r"^(\S.*|  ….*?) +(\d\.\de[+-]\d\d)$", printed.stdout, re.MULTILINE)]
+             re.findall(r"^(\S.*|  ….*?) +(\d\.\de[+-]\d\d)$", printed, re.MULTILINE)]
     assert len(apart) == (4 if importlib.util.find_spec("sklearn") is None else 7)
     for name, distance in apart:
         limit = 1e-5 if "float32" in name else 1e-6
         assert distance > 0.1 if "sum of θ" in name else distance < limit, name
-    gains = [float(gain) for gain in re.findall(r" ([+-]\d+\.\d\d) ± ", printed.stdout)]
+    gains = [float(gain) for gain in re.findall(r" ([+-]\d+\.\d\d) ± ", printed)]
     assert len(gains) == 4
     assert gains[0] == 0
     assert min(gains[1:]) > 0  # each choice of λ beats hardly any decay, on images that chose nothing
 
 
 def test_mlp_with_l2(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    picture = tmp_path / "curves.png"
-    command = [sys.executable, EXAMPLES / "mlp_with_l2.py", "--quick", "--out", picture]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert printed.stderr == ""
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    rows = [[float(value) for value in re.findall(r"([+-]?\d+\.\d+) ±", line)] for line in printed.stdout.splitlines()]
+    printed = drawn("mlp_with_l2", tmp_path)
+    rows = [[float(value) for value in re.findall(r"([+-]?\d+\.\d+) ±", line)] for line in printed.splitlines()]
     rows = [row for row in rows if row]
     assert len(rows) == 9  # five nets, four differences from the first
     nets, differences = [rows[0], *rows[1::2]], rows[2::2]
@@ -76,13 +78,8 @@ def test_mlp_with_l2(tmp_path: Path) -> None:
 
 
 def test_imbalanced(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    picture = tmp_path / "recalls.png"
-    command = [sys.executable, EXAMPLES / "imbalanced.py", "--quick", "--out", picture]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert printed.stderr == ""
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    rows = [[float(value) for value in re.findall(r"([+-]?\d+\.\d\d) ±", line)] for line in printed.stdout.splitlines()]
+    printed = drawn("imbalanced", tmp_path)
+    rows = [[float(value) for value in re.findall(r"([+-]?\d+\.\d\d) ±", line)] for line in printed.splitlines()]
     rows = [row for row in rows if row]
     assert len(rows) == 6  # three weightings, two λs: recall 0–4 and 5–9, accuracy, balanced accuracy, its gain
     for frequent, rare, accuracy, balanced, gain in rows:
@@ -93,47 +90,39 @@ def test_imbalanced(tmp_path: Path) -> None:
     assert none < softer < weighted  # without decay the weights lift the recall of the rare classes
     assert rows[1][1] < none - 20  # unweighted, λ = 0.01 takes it away
     assert rows[3][1] > rows[1][1] + 20  # weighted, it does not
-    classes = [line.split()[-10:] for line in printed.stdout.split("recall of each class")[1].splitlines()[1:]]
+    classes = [line.split()[-10:] for line in printed.split("recall of each class")[1].splitlines()[1:]]
     for row, recalls in zip(rows, classes, strict=True):
         assert row[1] == pytest.approx(sum(map(float, recalls[5:])) / 5, abs=0.06)
 
 
 def test_resnet20(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    picture, folder = tmp_path / "curves.png", tmp_path / "kept"
-    command = [sys.executable, EXAMPLES / "resnet20.py", "--quick", "--out", picture, "--checkpoint", folder]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert printed.stderr == ""
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    roles = dict(re.findall(r"^\d+ +(\w+) +(\S+\(.*?\)|does not train)", printed.stdout, re.MULTILINE))
+    printed = drawn("resnet20", tmp_path, "--checkpoint", tmp_path / "kept")
+    roles = dict(re.findall(r"^\d+ +(\w+) +(\S+\(.*?\)|does not train)", printed, re.MULTILINE))
     assert roles == {"kernel": "epochs(2.5)", "norm_scale": "none()", "norm_shift": "none()", "bias": "none()",
                      "state": "does not train"}
-    sizes = [int(size.replace(",", "")) for size in re.findall(r"^\d+ .* ([\d,]+)$", printed.stdout, re.MULTILINE)]
+    sizes = [int(size.replace(",", "")) for size in re.findall(r"^\d+ .* ([\d,]+)$", printed, re.MULTILINE)]
     assert sum(sizes[:6]) == 273_754  # the six rows of the table; CIFAR's ResNet-20 has two colours more
-    right, images = re.search(r"right of (\d+) test images: (\S+) %", printed.stdout).group(2, 1)
+    right, images = re.search(r"right of (\d+) test images: (\S+) %", printed).group(2, 1)
     assert images == "355"
     assert 90 < float(right) <= 100  # 98.3 to 99.2 where it was measured
-    rows = re.findall(r"^(\d) +(\d+\.\d\d)  (?:(\d): (\d+) of (\d+)|none)$", printed.stdout, re.MULTILINE)
+    rows = re.findall(r"^(\d) +(\d+\.\d\d)  (?:(\d): (\d+) of (\d+)|none)$", printed, re.MULTILINE)
     assert [row[0] for row in rows] == list("0123456789")
     assert sum(float(row[1]) for row in rows) / 10 == pytest.approx(float(right), abs=0.5)  # 34 to 36 of each class
-    again = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert again.stdout.split("class  ")[1] == printed.stdout.split("class  ")[1]  # nothing is trained twice
-    assert "epoch 8/8" not in again.stdout
+    again = drawn("resnet20", tmp_path, "--checkpoint", tmp_path / "kept")
+    assert again.split("class  ")[1] == printed.split("class  ")[1]  # nothing is trained twice
+    assert "epoch 8/8" not in again
 
 
 def test_gan(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     outcomes = []
     for loop in ([], ["--vjp"]):
-        command = [sys.executable, EXAMPLES / "gan.py", "--quick", "--out", tmp_path / "gan.png", *loop]
-        printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-        assert printed.stderr == ""
+        printed = drawn("gan", tmp_path, *loop)
         sheets = sorted(tmp_path.glob("*.png"))
         assert [sheet.name for sheet in sheets] == ["gan.png", "gan_0.01.png", "gan_0.png"]
         assert all(sheet.read_bytes().startswith(b"\x89PNG") for sheet in sheets)
-        outcomes.append([printed.stdout, *(sheet.read_bytes() for sheet in sheets)])
+        outcomes.append([printed, *(sheet.read_bytes() for sheet in sheets)])
     assert outcomes[0] == outcomes[1]  # the two loops do the same, to the bit
-    lines = printed.stdout.splitlines()
+    lines = printed.splitlines()
     assert float(re.search(r"(\S+) % of 355", lines[0])[1]) > 90
     rows = [[float(value) for value in line.split()] for line in lines[3:]]
     assert [row[0] for row in rows] == [0, 1e-2]
@@ -144,13 +133,8 @@ def test_gan(tmp_path: Path) -> None:
 
 
 def test_vae(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    picture = tmp_path / "vae.png"
-    command = [sys.executable, EXAMPLES / "vae.py", "--quick", "--out", picture]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert printed.stderr == ""
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    rows = [[float(value) for value in line.replace("±", "").split()] for line in printed.stdout.splitlines()[4:]]
+    printed = drawn("vae", tmp_path)
+    rows = [[float(value) for value in line.replace("±", "").split()] for line in printed.splitlines()[4:]]
     assert [row[:2] for row in rows] == [[1, 0], [1, 1e-3]]
     for _, _, *trained_with, gain, _ in rows:
         for pixels, divergence, bound in (trained_with[:3], trained_with[3:]):
@@ -164,9 +148,8 @@ def test_vae(tmp_path: Path) -> None:
 def test_vae_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     torch = pytest.importorskip("torch")
-    command = [sys.executable, EXAMPLES / "vae_torch.py", "--quick"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    bounds = [float(bound) for bound in re.findall(r"(-\d+\.\d+) ±", printed.stdout)]
+    printed = run("vae_torch", tmp_path)
+    bounds = [float(bound) for bound in re.findall(r"(-\d+\.\d+) ±", printed)]
     assert len(bounds) == 4
     assert bounds[0::2] == pytest.approx(bounds[1::2], abs=1)
 
@@ -197,15 +180,10 @@ def test_vae_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("peers", [[], ["--peers", "torch"]])
 def test_cifar_with_l2(peers: list[str], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     if peers:
         pytest.importorskip("torch")
-    picture = tmp_path / "curves.png"
-    command = [sys.executable, EXAMPLES / "cifar_with_l2.py", "--quick", "--out", picture, *peers]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert printed.stderr == ""
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    rows = re.findall(r"^(\w+) +(\S.*?) +((?:[\d.]+ +){5}[\d.]+)$", printed.stdout, re.MULTILINE)
+    printed = drawn("cifar_with_l2", tmp_path, *peers)
+    rows = re.findall(r"^(\w+) +(\S.*?) +((?:[\d.]+ +){5}[\d.]+)$", printed, re.MULTILINE)
     runs = {(library, run): list(map(float, values.split())) for library, run, values in rows}
     assert list(runs) == [("wdfast", "cross-entropy, no decay"), ("wdfast", "cross-entropy, L2"),
                           ("wdfast", "squared error, L2"), *([("torch", "cross-entropy, L2")] if peers else [])]
@@ -220,15 +198,10 @@ def test_cifar_with_l2(peers: list[str], tmp_path: Path) -> None:
 
 
 def test_cnn_schedules(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     pytest.importorskip("PIL")
-    picture = tmp_path / "curves.png"
-    command = [sys.executable, EXAMPLES / "cnn_schedules.py", "--quick", "--out", picture]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert printed.stderr == ""
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png"]  # the image folder was a temporary one
-    rows = re.findall(r"^(\w+) +([\d.e-]+) … ([\d.e-]+) +((?:[\d.]+ +){5}[\d.]+)$", printed.stdout, re.MULTILINE)
+    printed = drawn("cnn_schedules", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cnn_schedules.png"]  # its folder was a temporary one
+    rows = re.findall(r"^(\w+) +([\d.e-]+) … ([\d.e-]+) +((?:[\d.]+ +){5}[\d.]+)$", printed, re.MULTILINE)
     assert [row[:2] for row in rows] == [(name, "1.00e-03") for name in ("exponential", "linear", "step")]
     for (name, _, last_rate, figures), expected in zip(rows, (1e-3 * 0.8**7, 1e-3 / 8, 1e-5), strict=True):
         first, last, test, right, five, speed = map(float, figures.split())
@@ -240,25 +213,20 @@ def test_cnn_schedules(tmp_path: Path) -> None:
         assert speed > 0
     exponential, linear, step = (float(row[3].split()[1]) for row in rows)
     assert max(exponential, linear) < step - 0.2  # the rate that fell tenfold after three epochs learned least
-    whole, ring, peak = map(float, re.search(r"images ([\d.]+), the ring ([\d.]+), .* (\d+)$", printed.stdout).groups())
+    whole, ring, peak = map(float, re.search(r"images ([\d.]+), the ring ([\d.]+), .* (\d+)$", printed).groups())
     assert ring == pytest.approx(whole / 4, abs=0.1)  # 8 batches of 32, of 1,000 images
     assert whole < peak
 
 
 def test_text(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    picture = tmp_path / "curves.png"
-    command = [sys.executable, EXAMPLES / "text.py", "--quick", "--out", picture]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert printed.stderr == ""
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    found = re.match(r"([\d,]+) texts of (\d+) packages, (\d+) to test with; (\d+) splits\n", printed.stdout)
+    printed = drawn("text", tmp_path)
+    found = re.match(r"([\d,]+) texts of (\d+) packages, (\d+) to test with; (\d+) splits\n", printed)
     texts, classes, test, splits = found.groups()
     count = int(texts.replace(",", ""))
     assert count > 1000  # the standard library differs from version to version
     assert (classes, splits) == ("10", "2")
     assert int(test) == pytest.approx(count / 4, abs=10)  # of each class a quarter
-    rows = re.findall(r"^(\w\S.*?) +([\d.]+) ± [\d.]+ +(-?[\d.]+) ± [\d.]+$", printed.stdout, re.MULTILINE)
+    rows = re.findall(r"^(\w\S.*?) +([\d.]+) ± [\d.]+ +(-?[\d.]+) ± [\d.]+$", printed, re.MULTILINE)
     right = {name: float(value) for name, value, _ in rows}
     names = [f"{net}, {what}" for net in ("TextCNN", "GRU") for what in ("no decay", "decay")]
     assert list(right) == names + (["TF-IDF"] if importlib.util.find_spec("sklearn") else [])
@@ -269,13 +237,8 @@ def test_text(tmp_path: Path) -> None:
 
 
 def test_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
-    picture = tmp_path / "segmentation.png"
-    command = [sys.executable, EXAMPLES / "segmentation.py", "--quick", "--out", picture]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert printed.stderr == ""
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    values = [float(value) for value in printed.stdout.splitlines()[-1].replace("±", "").split()]
+    printed = drawn("segmentation", tmp_path)
+    values = [float(value) for value in printed.splitlines()[-1].replace("±", "").split()]
     assert values[0] == 1
     assert 28 < values[3] < values[1] < 80  # all background would be 20
 

@@ -57,7 +57,9 @@ def test_absent_values_leave_no_panel() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 3, 3, 32), (5, 5, 7, 3), (8, 8, 1, 100), (1, 1, 1, 1)])
 def test_filters_of_any_shape(shape: tuple[int, ...]) -> None:
-    draw_report({"loss": [1.0]}, kernel=np.random.default_rng(0).normal(size=shape)).canvas.draw()
+    figure = draw_report({"loss": [1.0]}, kernel=np.random.default_rng(0).normal(size=shape))
+    figure.canvas.draw()
+    assert np.asarray(figure.canvas.buffer_rgba())[..., :3].std() > 0  # something is drawn
 
 
 def test_many_classes_and_many_kernels() -> None:
