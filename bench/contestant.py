@@ -134,7 +134,7 @@ class SearchContestant:
         few = case._replace(lambdas=case.lambdas[:1], epochs=1, splits=case.splits[:2], halving=False)
         self.kind(few, threads, self.variant).run()
         self.search = self.kind(case, threads, self.variant)
-        return {"version": self.kind.version(), "variant": getattr(self.search, "layout", "")}
+        return {"version": self.kind.version(), "variant": self.search.variant}
 
     def run(self) -> tuple[float, dict[int, list[float]]]:
         """(seconds, accuracies of the folds by λ)."""

@@ -288,7 +288,7 @@ class Search:
     def __init__(self, case: SearchCase, threads: int, variant: str) -> None:
         self.case, self.threads, self.x = case, threads, case.images
         small = all(isinstance(layer, (Dense, Relu)) for layer in case.net.layers)
-        self.workers = self.layout = "processes" if small else "threads"
+        self.variant = "processes" if small else "threads"
 
     def run(self) -> dict[int, list[float]]:
         """The held-out accuracies of the folds, of every λ (by its place) that was trained to the end."""
@@ -303,6 +303,6 @@ class Search:
         values = [decay.decoupled(value) for value in case.lambdas]
         method = search.Halving() if case.halving else "grid"
         result = search.decay(build, self.x, case.y, values, folds=case.splits, epochs=case.epochs,
-                              batch_size=case.batch, method=method, jobs=self.threads, workers=self.workers, verbose=0)
+                              batch_size=case.batch, method=method, jobs=self.threads, workers=self.variant, verbose=0)
         return {values.index(row.candidate.decay): row.scores.tolist()
                 for row in result.rows if row.epochs == case.epochs}

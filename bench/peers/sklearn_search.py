@@ -21,7 +21,7 @@ class Search:
         if any(not isinstance(layer, Dense) and type(layer).__name__ != "Relu" for layer in case.net.layers):
             raise ValueError("has dense layers only")
         hidden = tuple(layer.units for layer in case.net.layers[:-1] if isinstance(layer, Dense))
-        self.case, self.threads = case, threads
+        self.case, self.threads, self.variant = case, threads, variant
         self.x = case.images.reshape(len(case.x), -1)
         self.model = MLPClassifier(hidden, batch_size=case.batch, max_iter=case.epochs, random_state=0,
                                    n_iter_no_change=10 * case.epochs)

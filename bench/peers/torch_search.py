@@ -89,7 +89,7 @@ class Search:
 
     def __init__(self, case: SearchCase, threads: int, variant: str) -> None:
         self.case, self.threads, self.processes = case, threads, variant == "processes"
-        self.layout = self._fastest()
+        self.variant = self._fastest()
 
     def _fastest(self) -> str:
         """The layout whose epoch is shorter, by one on few samples."""
@@ -110,7 +110,7 @@ class Search:
         return self._in_processes() if self.processes else self._in_a_loop()
 
     def _in_a_loop(self) -> dict[int, list[float]]:
-        x, y = tensors(self.case, self.layout)
+        x, y = tensors(self.case, self.variant)
         folds = range(len(self.case.splits))
         cells: dict[tuple[int, int], Cell] = {}
         alive = list(range(len(self.case.lambdas)))
@@ -119,7 +119,7 @@ class Search:
             scores = {i: [] for i in alive}
             for i in alive:
                 for fold in folds:
-                    cell = cells.pop((i, fold), None) or Cell(self.case, x, y, i, fold, self.layout, self.threads)
+                    cell = cells.pop((i, fold), None) or Cell(self.case, x, y, i, fold, self.variant, self.threads)
                     scores[i].append(cell.train(until))
                     if until < self.case.epochs:
                         cells[i, fold] = cell
@@ -140,7 +140,7 @@ class Search:
             np.save(path, _boxed(self.case), allow_pickle=True)
             for until in self.case.rungs:
                 pairs = [(i, fold) for i in alive for fold in folds]
-                found = parallel(delayed(_Worker.train)(path, self.layout, i, fold, until, states.get((i, fold)))
+                found = parallel(delayed(_Worker.train)(path, self.variant, i, fold, until, states.get((i, fold)))
                                  for i, fold in pairs)
                 states = {pair: state for pair, (_, state) in zip(pairs, found, strict=True)}
                 scores = {i: [score for (j, _), (score, _) in zip(pairs, found, strict=True) if j == i] for i in alive}

@@ -34,6 +34,22 @@ def format_logs(logs: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in logs.items() if value > 0 or name not in _SILENT)
 
 
+def shown(where: str, verbose: int | str) -> tuple[Any, bool]:
+    """(tqdm's bar, or None where there is to be none; whether lines are printed instead).
+
+    verbose: 0 silent, 1 a bar, 2 lines, "auto" a bar on a terminal. A bar that is not installed becomes lines.
+    """
+    if verbose not in (0, 1, 2, "auto"):
+        raise ValueError(f"{where}: argument 'verbose': expected 0, 1, 2 or 'auto', got {verbose!r}")
+    if verbose == 1 or (verbose == "auto" and sys.stderr.isatty()):
+        try:
+            from tqdm import tqdm
+        except ModuleNotFoundError:
+            return None, True
+        return tqdm, False
+    return None, verbose != 0
+
+
 class Progress:
     """Progress of a fit. verbose: 0 silent, 1 a bar, 2 a line per epoch, "auto" a bar on a terminal.
 
@@ -44,21 +60,10 @@ class Progress:
     """
 
     def __init__(self, verbose: int | str, *, epochs: int, images_per_epoch: int) -> None:
-        if verbose not in (0, 1, 2, "auto"):
-            raise ValueError(f"fit: argument 'verbose': expected 0, 1, 2 or 'auto', got {verbose!r}")
+        self._make_bar, self._lines = shown("fit", verbose)
         self._epochs = epochs
         self._images = images_per_epoch
-        self._lines = verbose in (2, "auto")
         self._bar: Any = None
-        self._make_bar: Any = None
-        if verbose == 1 or (verbose == "auto" and sys.stderr.isatty()):
-            self._lines = True
-            try:
-                from tqdm import tqdm
-            except ModuleNotFoundError:
-                pass
-            else:
-                self._make_bar, self._lines = tqdm, False
 
     def begin(self, epoch: int, done: int = 0) -> None:
         """Starts an epoch; `done` images of it were seen before an interruption."""

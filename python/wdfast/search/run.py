@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -17,6 +16,7 @@ from .. import decay as decays
 from .. import losses
 from ..callbacks import Callback
 from ..data.streaming import ImageStream
+from ..progress import shown
 from ..steps import Augment
 from . import folds as folds_module
 from . import methods, space
@@ -340,18 +340,9 @@ class Progress:
     """What is printed while cells are trained: a bar on a terminal where tqdm is installed, else a line for each."""
 
     def __init__(self, verbose: int | str, metric: str, total: int) -> None:
-        if verbose not in (0, 1, 2, "auto"):
-            raise ValueError(f"search: argument 'verbose': expected 0, 1, 2 or 'auto', got {verbose!r}")
-        self._metric, self._bar, self._lines, self._done = metric, None, verbose in (2, "auto"), 0
-        self._total = total
-        if verbose == 1 or (verbose == "auto" and sys.stderr.isatty()):
-            self._lines = True
-            try:
-                from tqdm import tqdm
-            except ModuleNotFoundError:
-                pass
-            else:
-                self._bar, self._lines = tqdm(total=total, unit=" cells", dynamic_ncols=True), False
+        make_bar, self._lines = shown("search", verbose)
+        self._bar = make_bar(total=total, unit=" cells", dynamic_ncols=True) if make_bar else None
+        self._metric, self._total, self._done = metric, total, 0
 
     def __call__(self, cell: Cell, outcome: Outcome) -> None:
         self._done += 1
