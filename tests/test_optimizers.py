@@ -68,9 +68,9 @@ def train(optimizer: Any, parameters: list[Parameter], steps: int, first: int = 
 
 def append(optimizer: Any, parameters: list[Parameter]) -> tuple[Any, Any, int, list[int], list[list[Parameter]]]:
     program, plan = _native.Program(training=True), optimizer.plan(parameters)
-    hyper, stats = plan.append(program)
-    program.compile([output for output, _ in stats])
-    return program, plan, hyper, [output for output, _ in stats], [described for _, described in stats]
+    hyper, stats = plan.append(program, measured=True)
+    program.compile(stats)
+    return program, plan, hyper, stats, [run.parameters for run in plan.runs]
 
 
 # ---- parity ---------------------------------------------------------------------------------------------

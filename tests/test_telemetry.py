@@ -60,8 +60,7 @@ def measured(optimizer: Any, given: list[Parameter], steps: int = 1) -> dict[str
     optimizer.set_run(M, 10 * M)
     program = _native.Program(training=True)
     plan = optimizer.plan(given)
-    hyper, described = plan.append(program)
-    outputs = [output for output, _ in described]
+    hyper, outputs = plan.append(program, measured=True)
     program.compile(outputs)
     results = {o: np.empty((steps, *program.spec(o)[0])) for o in outputs}
     rows = plan.hyper(0, steps)

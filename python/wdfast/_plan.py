@@ -40,6 +40,7 @@ class Plan:
         table = [self._row(p, rows[id(p)]) for p in self.parameters]
         self.table = np.array([[row[name] for name in TABLE] for row in table]).reshape(-1, len(TABLE))
         self.runs: list[Run] = []
+        self._penalties: list[tuple[int, int, np.ndarray, np.ndarray | None]] = []
         self._passes = optimizer.passes()
         self._allocated = optimizer.state.allocations
         self._addresses: np.ndarray | None = None
@@ -120,36 +121,46 @@ class Plan:
         one towards an anchor is not in the statistics, and left out.
         """
         total: Any = 0.0
-        for run, rows in zip(self.runs, statistics, strict=True):
+        for run, statistic, strengths, clocks in self._penalties:
+            sums = statistics[run][..., statistic]
+            if clocks is not None:
+                sums = sums * np.hstack([hyper, np.ones((len(hyper), 1))])[:, clocks]
+            total = total + sums @ strengths
+        return total
+
+    def _find_penalties(self) -> list[tuple[int, int, np.ndarray, np.ndarray | None]]:
+        """What is penalised: the run, the column of its statistics, a strength for each parameter, their clocks."""
+        found = []
+        for i, run in enumerate(self.runs):
             for place, statistic, half in (("l1", "magnitudes", 1.0), ("l2", "squares", 0.5)):
                 at = TABLE.index(place)
                 strengths = half * run.table[:, at] * (run.table[:, TABLE.index("anchored")] == 0)
-                sums, clocks = rows[..., STATISTICS.index(statistic)], run.table[:, at + 1].astype(int)
-                if (clocks[strengths > 0] == NO_CLOCK).all():
-                    total = total + sums @ strengths
-                else:
-                    times = np.hstack([hyper, np.ones((len(hyper), 1))])[:, clocks]
-                    total = total + (sums * times) @ strengths
-        return total
+                clocks = run.table[:, at + 1].astype(int)
+                if strengths.any():
+                    timed = (clocks[strengths > 0] != NO_CLOCK).any()
+                    found.append((i, STATISTICS.index(statistic), strengths, clocks if timed else None))
+        return found
 
     # ---- in a program -----------------------------------------------------------------------------------
 
-    def append(self, program: Any) -> tuple[int, list[tuple[int, list[Parameter]]]]:
+    def append(self, program: Any, *, measured: bool) -> tuple[int, list[int]]:
         """Appends the step to a native Program, after its `differentiate`.
 
-        Returns the feed that takes a row of `hyper`, and for each native call its output (float64, a row of
-        statistics per parameter) with the parameters it describes.
+        Returns the feed that takes a row of `hyper`, and for each of `runs` its output: float64, a row of statistics
+        per parameter. No outputs unless they are `measured` or `penalty` needs them: a step in cache is a third
+        faster without.
         """
-        self.runs = self._find_runs()
+        self.runs, statistics = self._find_runs(), []
+        self._penalties = self._find_penalties()
+        wanted = measured or bool(self._penalties)
         hyper = program.feed([len(HYPER) + len(self.clocks)], "float64")
         state = [*self._state_arrays(), self.optimizer.state.memory]
         bound = [[-1 if array is None else program.bind(array) for array in (run.value, run.grad, run.table, *state)]
                  for run in self.runs]
-        statistics = []
         for attrs in self._passes:
-            statistics = [(program.op("optimizer_step", [*ids[:3], hyper, *ids[3:]], attrs)[0], run.parameters)
-                          for ids, run in zip(bound, self.runs, strict=True)]
-        return hyper, statistics
+            attrs = attrs | {"statistics": float(wanted)}
+            statistics = [program.op("optimizer_step", [*ids[:3], hyper, *ids[3:]], attrs)[0] for ids in bound]
+        return hyper, statistics if wanted else []
 
     def _find_runs(self) -> list[Run]:
         """The parameters that rise through the same arrays, each group with its part of the table."""

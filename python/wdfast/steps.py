@@ -371,10 +371,13 @@ def _mix(program: GraphProgram, objective: Objective) -> None:
 
 
 class DataStep:
-    """A Program over one batch of data: with `rows`, the batch is picked from bound arrays by an index feed."""
+    """A Program over one batch of data: with `rows`, the batch is picked from bound arrays by an index feed.
+
+    telemetry: whether a step also returns what `telemetry.measure` makes of the optimizer's statistics.
+    """
 
     def __init__(self, model: Model, objective: Objective | None, arrays: Arrays, batch: int, *, training: bool,
-                 rows: bool, augment: Augment | None = None, predict: bool = False) -> None:
+                 rows: bool, augment: Augment | None = None, predict: bool = False, telemetry: bool = False) -> None:
         self.model = model
         self.batch = batch
         self.rows = rows
@@ -384,6 +387,7 @@ class DataStep:
         native = self.native = program.native
         self.index = native.feed([batch], "int32") if rows else -1
         self.augment, self.share = augment, -1
+        self.telemetry = telemetry
         self.feeds = _feed_inputs(program, model.inputs, arrays.inputs, rows, self.index, augment)
         outputs = list(model.outputs) if predict else []
         self.names: list[str] = []
@@ -411,8 +415,7 @@ class DataStep:
             received = set(native.differentiate([(i, -1) for i in minimised]))
             reached = [p for p in model.trained if program.id(p) in received]
             self.plan = model.optimizer.plan(reached)
-            self.hyper, described = self.plan.append(native)
-            self.stats = [output for output, _ in described]
+            self.hyper, self.stats = self.plan.append(native, measured=telemetry)
         native.compile([*ids, *self.stats])
         self._specs = {i: native.spec(i) for i in (*ids, *self.stats)}
 
@@ -429,11 +432,11 @@ class DataStep:
             room[i] = np.empty((steps, *shape), dtype)
         return room
 
-    def run(self, steps: int, feeds: dict[int, np.ndarray], *, seed: int = 0, seconds: Any = None,
-            measure: bool = False) -> dict[str, np.ndarray]:
+    def run(self, steps: int, feeds: dict[int, np.ndarray], *, seed: int = 0,
+            seconds: Any = None) -> dict[str, np.ndarray]:
         """Runs `steps` steps; returns each scalar (or the sums of a metric) per step.
 
-        When it trains also `penalty`, and what `measure` adds.
+        When it trains also `penalty`, and what telemetry adds.
         """
         first = self.model.optimizer.iterations if self.hyper >= 0 else 0
         results = self._rows(steps, [*self.scalars, *self.stats])
@@ -450,7 +453,7 @@ class DataStep:
             statistics = [results[i] for i in self.stats]
             penalty = self.plan.penalty(statistics, feeds[self.hyper])
             values["penalty"] = np.broadcast_to(penalty, steps) + values.get("penalty", 0.0)  # 0 where nothing trains
-            if measure:
+            if self.telemetry:
                 values |= telemetry.measure(self.plan, statistics, feeds[self.hyper])
         return values
 

@@ -83,11 +83,9 @@ class EpochMeans:
 
     def add(self, values: dict[str, np.ndarray], batch: int) -> None:
         for name, rows in values.items():
-            total = self.sums.get(name, 0.0)
-            factor = 1 if name in self.finish else batch
-            for value in rows.astype(np.float64):  # one by one: the sum must not depend on how many steps a call ran
-                total = total + value * factor
-            self.sums[name] = total
+            terms = rows.astype(np.float64) * (1 if name in self.finish else batch)
+            terms[0] += self.sums.get(name, 0.0)
+            self.sums[name] = np.add.accumulate(terms)[-1]  # in their order, however many steps a call ran
         self.count += batch * len(next(iter(values.values())))
 
     def means(self) -> dict[str, float]:
@@ -523,7 +521,7 @@ class Fit:
     def _step(self, batch: int) -> DataStep:
         if batch not in self._steps or self._steps[batch].outdated:
             self._steps[batch] = DataStep(self.model, self._objective, self.arrays, batch, training=True, rows=True,
-                                          augment=self.augment)
+                                          augment=self.augment, telemetry=self.telemetry)
         return self._steps[batch]
 
     def _order(self) -> np.ndarray:
@@ -581,7 +579,7 @@ class Fit:
         if watched:
             self.callbacks.on_train_batch_begin(number)
         start = time.perf_counter()
-        values = step.run(steps, {step.index: index}, seed=self.seed, measure=self.telemetry)
+        values = step.run(steps, {step.index: index}, seed=self.seed)
         seconds = time.perf_counter() - start
         most = 4 * max(steps, self._steps_per_call)  # an epoch's end makes a call short, not its steps slow
         self._steps_per_call = max(1, min(int(steps * _SECONDS_PER_CALL / max(seconds, 1e-9)), most))
