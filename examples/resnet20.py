@@ -1,6 +1,6 @@
 """A network of one's own: ResNet-20, decay only where it belongs, and all that one adds to reach its accuracy.
 
-    python examples/resnet20.py [--quick] [--data FOLDER] [--epochs N] [--checkpoint FOLDER] [--out resnet20.png]
+    python examples/resnet20.py [--quick] [--data FOLDER] [--epochs N] [--precision P] [--checkpoint FOLDER]
 
 The network of arXiv 1512.03385, section 4.2, in two functions. Decay is on kernels alone (`model.decay_table()`): 2.5
 epochs is λ = 5e-4 in PyTorch's unit at rate 0.2, momentum 0.9, 391 steps an epoch. Warm-up, cosine, label smoothing,
@@ -48,14 +48,15 @@ def resnet20(x_train, classes):
     return models.Model(image, layers.Dense(classes)(layers.GlobalAveragePooling2D()(x)))
 
 
-def train(images, batch, epochs, seed, checkpoint):
+def train(images, batch, epochs, seed, precision, checkpoint):
     """The trained model, its history with learning rates, and the seconds of this run."""
     wd.set_seed(seed)
     model = resnet20(images.x_train, images.num_classes)
     steps = -(-len(images.x_train) // batch)
     rate = schedules.CosineDecay(0.0, (epochs - 1) * steps, warmup_target=RATE * batch / 128, warmup_steps=steps)
     model.compile(optimizers.SGD(rate, momentum=0.9, nesterov=True, decay=decay.epochs(TAU)),
-                  losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING), ["accuracy"])
+                  losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING), ["accuracy"],
+                  precision=precision)
     model.optimizer.set_run(steps)  # so that the table counts in epochs, of which the first warms up
     print(f"{model.decay_table(by_role=True)}\n")
     augment = Augment(flip=images.image_shape[-1] == 3, crop=images.image_shape[0] // 8, mixup=MIXUP)
@@ -107,12 +108,13 @@ def main():
     parser.add_argument("--quick", action="store_true", help="8 epochs of small batches, for a test")
     parser.add_argument("--data", default="digits", help="what wdfast.data.load reads")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--precision", default="highest", choices=("highest", "high", "medium"))
     parser.add_argument("--checkpoint", help="a folder: a run that was killed goes on from it")
     parser.add_argument("--out", default="resnet20.png")
     given = parser.parse_args()
     images = data.load(given.data)
     size = (32, 8) if given.quick else (min(BATCH, len(images.x_train) // 16), given.epochs)
-    model, history, seconds = train(images, *size, 0, given.checkpoint)
+    model, history, seconds = train(images, *size, 0, given.precision, given.checkpoint)
     draw(history, report(model, images, seconds), images.class_names, given.out)
 
 

@@ -101,7 +101,8 @@ def test_choice_of_lambda() -> None:
     np.testing.assert_allclose(path.mean_squared_error, mean)
     np.testing.assert_allclose(path.standard_error, error)
     assert path.best == lambdas[mean.argmin()]
-    inside = lambdas[mean <= mean.min() + error[mean.argmin()]]
+    gaps = np.square(path.errors) - np.square(path.errors[mean.argmin()])
+    inside = lambdas[gaps.mean(axis=1) <= gaps.std(axis=1, ddof=1) / np.sqrt(40)]
     assert path.one_se == inside.max() > path.best
 
 

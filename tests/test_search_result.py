@@ -75,22 +75,23 @@ def test_differences_without_spread() -> None:
 
 @pytest.mark.parametrize(("metric", "sign"), [("val_loss", 1), ("val_accuracy", -1)])
 def test_the_strongest_within_one_standard_error_is_chosen(metric: str, sign: int) -> None:
-    """The best has a standard error of 1; mean by λ: 5, 0, 0.9, 0.99, 1.01."""
-    spread = np.array([-1, 0, 1]) * math.sqrt(3)
+    """Differences from the best have an error of 1, though folds differ by 100; means: 5, 0, 0.9, 0.99, 1.01."""
+    folds, spread = np.array([100, 0, -100]), np.array([-1, 0, 1]) * math.sqrt(3)
     values = [decay.none(), *map(decay.decoupled, (0.01, 0.1, 1, 10))]
     means = dict(zip(values, (5, 0, 0.9, 0.99, 1.01), strict=True))
-    found = result({v: list(sign * m + spread) for v, m in means.items()}, metric)
-    assert found.best_row.standard_error == pytest.approx(1)
+    found = result({v: list(folds + sign * m + (m != 0) * spread) for v, m in means.items()}, metric)
+    assert found.best_row.standard_error == pytest.approx(100 / math.sqrt(3))
+    assert [r.candidate.decay for r in found.within_one_se] == [values[1], values[2], values[3]]
     assert found.best == decay.decoupled(0.01)
     assert found.one_se == decay.decoupled(1)
     assert [r.candidate.decay for r in found.rows] == values
-    worse = {v: list(sign * m + spread) for v, m in means.items() if v != decay.decoupled(0.01)}
+    worse = {v: list(folds + sign * m) for v, m in means.items() if v != decay.decoupled(0.01)}
     assert result(worse, metric).best == decay.decoupled(0.1)
 
 
 def test_stronger_is_a_shorter_timescale() -> None:
-    spread = np.array([-1.0, 0, 1])
-    found = result({decay.epochs(50): list(spread), decay.epochs(5): list(0.1 + spread),
+    same, spread = [0.0, 0, 0], np.array([-1.0, 0, 1])
+    found = result({decay.epochs(50): same, decay.epochs(5): list(0.1 + spread),
                     decay.none(): list(0.05 + spread)})
     assert found.best == decay.epochs(50)
     assert found.one_se == decay.epochs(5)
@@ -98,22 +99,22 @@ def test_stronger_is_a_shorter_timescale() -> None:
 
 
 def test_kinds_that_cannot_be_compared() -> None:
-    spread = np.array([-1.0, 0, 1])
+    same, spread = [0.0, 0, 0], np.array([-1.0, 0, 1])
     one, two = decay.decoupled(0.1), decay.decoupled(1)
-    scores = {one: list(spread), two: list(0.2 + spread), decay.constrained(3): list(0.1 + spread)}
+    scores = {one: same, two: list(0.2 + spread), decay.constrained(3): list(0.1 + spread)}
     assert result(scores).one_se == two  # a bound of the norm is neither stronger nor weaker
-    scores = {decay.none(): list(spread), one: list(0.1 + spread), decay.constrained(3): list(0.1 + spread)}
+    scores = {decay.none(): same, one: list(0.1 + spread), decay.constrained(3): list(0.1 + spread)}
     assert result(scores).one_se == decay.none()
     both = decay.l1(0.1) + decay.decoupled(0.1)
-    assert result({both: list(spread), one: list(0.1 + spread)}).one_se == both
+    assert result({both: same, one: list(0.1 + spread)}).one_se == both
     layered = decay.per_layer({"dense*": decay.l2(0.1)})
-    assert result({search.Candidate(layered): list(spread), one: list(0.1 + spread)}).one_se == layered
+    assert result({search.Candidate(layered): same, one: list(0.1 + spread)}).one_se == layered
 
 
 def test_the_rule_keeps_to_the_rate_of_the_best() -> None:
     spread = np.array([-1.0, 0, 1])
     pairs = {(0.1, 1.0): 0, (0.3, 1.0): 0.1, (5, 0.5): 0.05}
-    found = result({search.Candidate(decay.decoupled(v), r): list(m + spread) for (v, r), m in pairs.items()})
+    found = result({search.Candidate(decay.decoupled(v), r): list(m + bool(m) * spread) for (v, r), m in pairs.items()})
     assert found.one_se_row.candidate == search.Candidate(decay.decoupled(0.3), 1.0)
 
 

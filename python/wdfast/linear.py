@@ -42,7 +42,8 @@ class RidgePath(NamedTuple):
     best: float
     """The λ of the least mean squared error."""
     one_se: float
-    """The largest λ whose mean squared error is within one standard error of the least."""
+    """The largest λ whose mean squared error is above the least by no more than one standard error of that
+    difference, over the same samples."""
 
 
 class LassoPath(NamedTuple):
@@ -105,11 +106,17 @@ def ridge_path(x: Any, y: Any, lambdas: Any, sample_weight: Any = None) -> Ridge
     errors = roots * (outside + left * along @ u.T) / (weights - out + out * (free + left @ np.square(u).T))
     squares = np.square(errors)
     mean = squares @ weights / count
-    standard_error = np.sqrt(np.square(squares - mean[:, None]) @ weights / (count - 1) / count)
     least = mean.argmin()
-    one_se = lambdas[mean <= mean[least] + standard_error[least]].max()
-    return RidgePath(lambdas, coefficients, y_mean - coefficients @ x_mean, errors, mean, standard_error,
-                     float(lambdas[least]), float(one_se))
+    gaps, gap = squares - squares[least], mean - mean[least]
+    one_se = lambdas[gap <= _standard_error(gaps, gap, weights)].max()
+    return RidgePath(lambdas, coefficients, y_mean - coefficients @ x_mean, errors, mean,
+                     _standard_error(squares, mean, weights), float(lambdas[least]), float(one_se))
+
+
+def _standard_error(values: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Of each row's weighted mean."""
+    count = weights.sum()
+    return np.sqrt(np.square(values - mean[:, None]) @ weights / (count - 1) / count)
 
 
 def lasso_path(x: Any, y: Any, lambdas: Any, tolerance: float = 1e-12, max_sweeps: int = 100_000) -> LassoPath:

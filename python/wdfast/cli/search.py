@@ -52,7 +52,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--refit", action=argparse.BooleanOptionalAction, default=True,
                         help="train with the choice on all training images (on)")
     parser.add_argument("--choose", choices=("one-se", "best"), default="one-se",
-                        help="the strongest decay within a standard error of the best, or the best (one-se)")
+                        help="the strongest decay that is worse than the best by no more than a standard error of the "
+                             "difference, or the best (one-se)")
     parser.add_argument("--no-report", dest="report", action="store_false", help="no report.png, report.html")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
 

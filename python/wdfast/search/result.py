@@ -84,24 +84,34 @@ class Result:
 
     @property
     def one_se(self) -> Any:
-        """The strongest decay whose mean is within one standard error of the best (`best` where none can be told)."""
+        """The strongest decay that is worse than the best by no more than one standard error of that difference.
+
+        The difference is that of the same seeds and folds. `best` where the decays cannot be ordered.
+        """
         return self.one_se_row.candidate.decay
 
     @property
     def one_se_row(self) -> Row:
         """The row of `one_se`, among those of the best row's learning rate."""
-        within = self._within()
+        within = self.within_one_se
         if not ordered([r.candidate.decay for r in within]):
             return self.best_row
         return max(within, key=lambda r: strength(r.candidate.decay)[1])
 
-    def _within(self) -> list[Row]:
-        """Those of the best row's learning rate and kind that are worse by no more than its standard error."""
+    @property
+    def within_one_se(self) -> list[Row]:
+        """Those of the best row's learning rate and kind that are worse by no more than `_error`."""
         best = self.best_row
         rivals = [r for r in self._ranked if r.candidate.learning_rate == best.candidate.learning_rate]
-        error = best.standard_error if math.isfinite(best.standard_error) else 0.0
-        within = [r for r in rivals if abs(r.mean - best.mean) <= error]
+        within = [r for r in rivals if abs(r.mean - best.mean) <= self._error(r)]
         return [r for r in within if r is best or ordered([best.candidate.decay, r.candidate.decay])]
+
+    def _error(self, row: Row) -> float:
+        """The standard error of the mean difference from the best; of single trainings, the best's own, if known."""
+        gaps = row.scores - self.best_row.scores
+        if len(gaps) > 1:
+            return float(np.std(gaps, ddof=1) / math.sqrt(len(gaps)))
+        return float(np.nan_to_num(self.best_row.standard_error))
 
     @property
     def difference(self) -> Difference | None:
@@ -143,13 +153,14 @@ class Result:
         best, one, error = self.best_row, self.one_se_row, self.best_row.standard_error
         told = [f"best: {best.candidate}, {self.metric} {best.mean:.4g} ± {_number(error)}"]
         if one is not best:
-            why = f"the strongest decay that is worse than the best by no more than its standard error, {error:.2g}"
+            why = (f"the strongest decay that is worse than the best ({abs(one.mean - best.mean):.2g}) by no more than "
+                   f"the standard error of the difference ({self._error(one):.2g})")
         elif math.isnan(error):
             why = "the best itself: a single training has no standard error"
-        elif not ordered([r.candidate.decay for r in self._within()]):
-            why = f"the best itself: those within its standard error, {error:.2g}, are of several kinds"
+        elif not ordered([r.candidate.decay for r in self.within_one_se]):
+            why = "the best itself: those within a standard error of the difference are of several kinds"
         else:
-            why = f"the best itself: no stronger decay of its kind comes within its standard error, {error:.2g}"
+            why = "the best itself: no stronger decay of its kind comes within a standard error of the difference"
         told.append(f"one-standard-error choice: {one.candidate}, {self.metric} {one.mean:.4g}: {why}")
         if (gap := self.difference) is not None:
             told.append(f"best against {gap.second}: {gap.mean:+.3g} ± {gap.standard_error:.2g}, p = {gap.p_value:.2g}")

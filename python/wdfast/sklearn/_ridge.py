@@ -18,7 +18,7 @@ class RidgeCV(RegressorMixin, BaseEstimator):
     It makes Σ wᵢ(yᵢ − xᵢ·w − b)² + λ‖w‖² least; see `wdfast.linear.ridge_path`. Parameters:
 
     - `alphas`: the λs, each > 0; None: 33 from 1e-4 to 1e4.
-    - `choose`: "best", or "one_se": the largest λ within one standard error of the best.
+    - `choose`: "best", or "one_se": the largest λ worse by no more than a standard error of the difference.
 
     Fitted: `alpha_` (the λ chosen), `coef_`, `intercept_`, `best_score_` (less its mean squared error), `path_`
     (the `RidgePath`: coefficients, errors, standard errors of every λ), `n_features_in_`, `feature_names_in_`. float64.

@@ -145,9 +145,11 @@ def _scores(axes: Axes, result: Result, scale: _Scale) -> None:
     best, chosen = result.best_row, result.one_se_row
     full = [row for row in result.rows if row.epochs == best.epochs and math.isfinite(row.mean)]
     rates = _by_rate(result.rows)
-    if math.isfinite(best.standard_error):
-        axes.axhspan(best.mean - best.standard_error, best.mean + best.standard_error, color=_BEST, alpha=0.10, lw=0,
-                     label="within a standard error of the best")
+    within = result.within_one_se
+    if len(within) > 1:
+        axes.plot([scale.at[id(row)] for row in within], [row.mean for row in within], linestyle="", marker="o",
+                  markersize=15, color=_BEST, alpha=0.25, markeredgewidth=0, zorder=1,
+                  label="worse by no more than a standard error of the difference")
     for (rate, rows), colour in zip(rates.items(), _colours(len(rates)), strict=True):
         _trainings(axes, scale, [row for row in rows if row in full], colour)
         label = None if rate is None else f"learning rate {rate:g}"
