@@ -26,6 +26,11 @@ void multiply_tile(const Multiply& m) {
 #pragma GCC unroll 14
     for (int i = 0; i < P; ++i) sum[i][j] = start;
   }
+  if (m.ask)
+#pragma GCC unroll 14
+    for (int i = 0; i < P; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) ask_for_line(m.c + i * m.c_stride + j * kLanes);
   const float* b = m.b;
   const int64_t stride = m.a_stride;
   for (int64_t r = 0; r < m.n_runs; ++r) {

@@ -39,6 +39,7 @@ struct Multiply {
   bool add;           // C += instead of C =
   bool relu;
   bool pairs = false;
+  bool ask = false;  // for the lines of C before the products, as the stores would wait for them
 };
 
 struct Outer {

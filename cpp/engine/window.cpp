@@ -73,7 +73,8 @@ void multiply_row(bool pairs, const float* a, int64_t a_stride, int64_t a_group,
                 .columns = columns,
                 .add = add,
                 .relu = relu,
-                .pairs = pairs},
+                .pairs = pairs,
+                .ask = !add && c_stride > columns},  // whole rows of memory are foreseen by the processor
                pixels);
     }
 }

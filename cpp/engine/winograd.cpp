@@ -143,6 +143,18 @@ WDFAST_INLINE void transform_output(const WinogradRows& r, const float* m, int64
   }
 }
 
+// Asks for the lines of Y that these tiles will write, while there are products to do meanwhile.
+WDFAST_INLINE void ask_for_outputs(const WinogradRows& r, const Tile* tile, const Tile* end, const Image& y) {
+  for (; tile < end; ++tile)
+    for (int64_t c = 0; c < r.out; c += 16) {
+      const float* corner = y.origin + tile->row * y.row + tile->column * y.pixel + c;
+      ask_for_line(corner);
+      ask_for_line(corner + y.pixel);
+      ask_for_line(corner + y.row);
+      ask_for_line(corner + y.row + y.pixel);
+    }
+}
+
 // A dY Aᵀ, zeros for pixels that do not exist.
 template <class FactorsOf>
 void transform_gradients(const WinogradRows& r, const Image& dy, const Tile* tiles, int64_t n,
@@ -283,7 +295,8 @@ void winograd_gather(const WinogradRows& r, Image x, const float* u, const float
     else
       transform_inputs(r, x, tiles, n, edge, [&](int64_t i) { return Floats{v + i * depth, cell}; });
     const Run run = {0, depth};
-    for (int64_t k = 0; k < kWinogradCells; ++k)
+    for (int64_t k = 0; k < kWinogradCells; ++k) {
+      ask_for_outputs(r, tiles + n * k / kWinogradCells, tiles + n * (k + 1) / kWinogradCells, y);
       for (int64_t panel = 0; panel < panel_count(r.out); ++panel) {
         const int64_t columns = panel_columns(r.out, panel);
         multiply({.a = v + k * cell,
@@ -301,6 +314,7 @@ void winograd_gather(const WinogradRows& r, Image x, const float* u, const float
                   .pairs = r.pairs},
                  n);
       }
+    }
     for (int64_t i = 0; i < n; ++i)
       transform_output(r, m + i * r.out, cell_lanes(n, r.out), bias, relu, add, tiles[i], y);
   });
