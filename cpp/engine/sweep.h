@@ -5,13 +5,12 @@
 
 #include "bfloat16.h"
 #include "segments.h"
+#include "wdfast/integers.h"
 
 namespace WDFAST_NS {
 namespace {
 
 constexpr int64_t kChunk = 4096;  // elements whose sums are float: ≤ 1024 a lane, before they meet in double
-
-constexpr int64_t kLine = 16;  // floats of a cache line
 
 struct Step {  // what all segments share
   Coefficients c;

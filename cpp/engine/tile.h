@@ -13,6 +13,7 @@
 #pragma once
 
 #include "pairs.h"
+#include "wdfast/integers.h"
 
 namespace WDFAST_NS {
 

@@ -18,22 +18,20 @@ int64_t block_tiles(int64_t in, int64_t out) {
 // would lie in one set of the L1.
 int64_t cell_lanes(int64_t tiles, int64_t channels) { return tiles * channels + 16; }
 
-struct Tile {  // the four pixels of Y it covers, and the corner of the 4 × 4 of X it reads
+struct Tile {  // of Y
   int64_t row, column;
-  bool whole;  // all four exist, and so does all it reads
 };
 
 // Calls f(tiles, how many) for blocks of the tiles of these rows, in order.
 template <class F>
 WDFAST_INLINE void for_blocks(const WinogradRows& r, const F& f) {
-  const int64_t across = (r.width + 1) / 2, n = (r.end - r.first + 1) / 2 * across;
-  const int64_t most = block_tiles(r.in, r.out), blocks = (n + most - 1) / most;
+  const int64_t across = ceil_div(r.width, 2), n = ceil_div(r.end - r.first, 2) * across;
+  const int64_t most = block_tiles(r.in, r.out), blocks = ceil_div(n, most);
   Tile tiles[kMaxTiles];
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = n * b / blocks, count = n * (b + 1) / blocks - begin;
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = r.first + (begin + i) / across * 2, column = (begin + i) % across * 2;
-      tiles[i] = {row, column, row + 2 <= r.end && column + 2 <= r.width};
+      tiles[i] = {r.first + (begin + i) / across * 2, (begin + i) % across * 2};
     }
     f(tiles, count);
   }
@@ -65,20 +63,17 @@ struct TilePairs {  // the first of two tiles leaves zeros for the second
   }
 };
 
-// Bᵀ X B; one pixel is `pixel` floats, a row `row`.
-template <class Factors>
-WDFAST_INLINE void transform_input(const float* x, int64_t row, int64_t pixel, int64_t channels,
-                                   const Factors& v) {
+// Bᵀ X B; x(i, j): the first channel of a pixel.
+template <class Pixel, class Factors>
+WDFAST_INLINE void transform_input(const Pixel& x, int64_t channels, const Factors& v) {
   for (int64_t c = 0; c < channels; c += kLanes) {
-    const float* at = x + c;
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       vf t[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
-        const float* column = at + j * pixel;
-        const vf a = load(column + (i == 0 ? 0 : i == 2 ? 2 : 1) * row);
-        const vf b = load(column + (i == 0 ? 2 : i == 2 ? 1 : i == 1 ? 2 : 3) * row);
+        const vf a = load(x(i == 0 ? 0 : i == 2 ? 2 : 1, j) + c);
+        const vf b = load(x(i == 0 ? 2 : i == 2 ? 1 : i == 1 ? 2 : 3, j) + c);
         t[j] = i == 1 ? a + b : a - b;
       }
       v.put(4 * i, c, t[0] - t[2]);
@@ -89,28 +84,27 @@ WDFAST_INLINE void transform_input(const float* x, int64_t row, int64_t pixel, i
   }
 }
 
-// The 4 × 4 of X under a tile at the edge, copied with zeros for what lies beyond.
-void copy_edge(const WinogradRows& r, const Image& x, const Tile& tile, float* to) {
-  for (int64_t i = 0; i < 4; ++i)
-    for (int64_t j = 0; j < 4; ++j, to += r.in) {
-      const bool exists = tile.row + i < r.end + 2 && tile.column + j < r.width + 2;
-      const float* from = x.origin + (tile.row + i - r.top) * x.row + (tile.column + j - r.left) * x.pixel;
-      for (int64_t c = 0; c < r.in; c += kLanes) store(to + c, exists ? load(from + c) : vf{});
-    }
-}
-
-// factors(i): where those of tile i go.
+// factors(i): where those of tile i go. zeros: as many as X has channels, for pixels that do not exist.
 template <class FactorsOf>
-void transform_inputs(const WinogradRows& r, const Image& x, const Tile* tiles, int64_t n, float* edge,
+void transform_inputs(const WinogradRows& r, const Image& x, const Tile* tiles, int64_t n, float* zeros,
                       const FactorsOf& factors) {
+  __builtin_memset(zeros, 0, static_cast<size_t>(r.in) * 4);
   for (int64_t i = 0; i < n; ++i) {
-    if (tiles[i].whole) {
-      const float* corner = x.origin + (tiles[i].row - r.top) * x.row + (tiles[i].column - r.left) * x.pixel;
-      transform_input(corner, x.row, x.pixel, r.in, factors(i));
-    } else {
-      copy_edge(r, x, tiles[i], edge);
-      transform_input(edge, 4 * r.in, r.in, r.in, factors(i));
+    const int64_t row = tiles[i].row - r.top, column = tiles[i].column - r.left;
+    const float* corner = x.origin + row * x.row + column * x.pixel;
+    const auto within = [](int64_t at, Range range) { return at >= range.first && at < range.end; };
+    const auto inside = [=](int64_t at, Range range) { return within(at, range) && within(at + 3, range); };
+    if (inside(row, r.x_rows) && inside(column, r.x_columns)) {
+      transform_input([=, &x](int a, int b) { return corner + a * x.row + b * x.pixel; }, r.in, factors(i));
+      continue;
     }
+    const float* pixels[4][4];
+    for (int a = 0; a < 4; ++a)
+      for (int b = 0; b < 4; ++b) {
+        const bool exists = within(row + a, r.x_rows) && within(column + b, r.x_columns);
+        pixels[a][b] = exists ? corner + a * x.row + b * x.pixel : zeros;
+      }
+    transform_input([&](int a, int b) { return pixels[a][b]; }, r.in, factors(i));
   }
 }
 
@@ -143,17 +137,22 @@ WDFAST_INLINE void transform_output(const WinogradRows& r, const float* m, int64
   }
 }
 
-// Asks for the lines of Y that these tiles will write, while there are products to do meanwhile.
-WDFAST_INLINE void ask_for_outputs(const WinogradRows& r, const Tile* tile, const Tile* end, const Image& y) {
+// Asks for the lines of the 2 × 2 pixels of each tile, so many rows on. Transforms wait for memory, products
+// do not need it: what the next transforms will read and write is brought in meanwhile.
+WDFAST_INLINE void ask_for_pixels(const Image& image, int64_t channels, const Tile* tile, const Tile* end,
+                                  int64_t rows) {
   for (; tile < end; ++tile)
-    for (int64_t c = 0; c < r.out; c += 16) {
-      const float* corner = y.origin + tile->row * y.row + tile->column * y.pixel + c;
+    for (int64_t c = 0; c < channels; c += kLine) {
+      const float* corner = image.origin + (tile->row + rows) * image.row + tile->column * image.pixel + c;
       ask_for_line(corner);
-      ask_for_line(corner + y.pixel);
-      ask_for_line(corner + y.row);
-      ask_for_line(corner + y.row + y.pixel);
+      ask_for_line(corner + image.pixel);
+      ask_for_line(corner + image.row);
+      ask_for_line(corner + image.row + image.pixel);
     }
 }
+
+// How many rows of Y further the next n tiles lie: past the last one in the next image, or nowhere.
+int64_t rows_ahead(const WinogradRows& r, int64_t n) { return ceil_div(n, ceil_div(r.width, 2)) * 2; }
 
 // A dY Aᵀ, zeros for pixels that do not exist.
 template <class FactorsOf>
@@ -236,7 +235,7 @@ bool winograd_fits(const Window& w) {
 
 int64_t winograd_scratch_floats(int64_t in, int64_t out) {
   const int64_t tiles = block_tiles(in, out);
-  return kWinogradCells * (in + cell_lanes(tiles, in) + cell_lanes(tiles, out));
+  return in + kWinogradCells * (cell_lanes(tiles, in) + cell_lanes(tiles, out));
 }
 
 void winograd_filter(const float* w, int64_t in, int64_t out, float* u, bool pairs) {
@@ -285,18 +284,20 @@ void winograd_filter_gradient(const float* du, int64_t in, int64_t out, float* d
 void winograd_gather(const WinogradRows& r, Image x, const float* u, const float* bias, bool relu, bool add,
                      Image y, float* scratch) {
   const int64_t depth = r.pairs ? r.in / 2 : r.in;
-  float* edge = scratch;
-  float* v = edge + kWinogradCells * r.in;
+  float* zeros = scratch;
+  float* v = zeros + r.in;
   float* m = v + kWinogradCells * cell_lanes(block_tiles(r.in, r.out), r.in);
   for_blocks(r, [&](const Tile* tiles, int64_t n) {
     const int64_t cell = cell_lanes(n, depth);
     if (r.pairs)
-      transform_inputs(r, x, tiles, n, edge, [&](int64_t i) { return ChannelPairs{v + i * depth, cell}; });
+      transform_inputs(r, x, tiles, n, zeros, [&](int64_t i) { return ChannelPairs{v + i * depth, cell}; });
     else
-      transform_inputs(r, x, tiles, n, edge, [&](int64_t i) { return Floats{v + i * depth, cell}; });
+      transform_inputs(r, x, tiles, n, zeros, [&](int64_t i) { return Floats{v + i * depth, cell}; });
     const Run run = {0, depth};
     for (int64_t k = 0; k < kWinogradCells; ++k) {
-      ask_for_outputs(r, tiles + n * k / kWinogradCells, tiles + n * (k + 1) / kWinogradCells, y);
+      const Tile *part = tiles + n * k / kWinogradCells, *end = tiles + n * (k + 1) / kWinogradCells;
+      ask_for_pixels(x, r.in, part, end, rows_ahead(r, n) + 1);
+      ask_for_pixels(y, r.out, part, end, 0);
       for (int64_t panel = 0; panel < panel_count(r.out); ++panel) {
         const int64_t columns = panel_columns(r.out, panel);
         multiply({.a = v + k * cell,
@@ -321,22 +322,25 @@ void winograd_gather(const WinogradRows& r, Image x, const float* u, const float
 }
 
 void winograd_weights(const WinogradRows& r, Image x, Image dy, float* du, float* scratch) {
-  float* edge = scratch;
-  float* v = edge + kWinogradCells * r.in;
+  float* zeros = scratch;
+  float* v = zeros + r.in;
   float* m = v + kWinogradCells * cell_lanes(block_tiles(r.in, r.out), r.in);
   for_blocks(r, [&](const Tile* tiles, int64_t n) {
     const int64_t terms = r.pairs ? (n + 1) / 2 : n;
     const int64_t v_cell = cell_lanes(terms, r.in), m_cell = cell_lanes(terms, r.out);
     if (r.pairs) {
-      transform_inputs(r, x, tiles, n, edge,
+      transform_inputs(r, x, tiles, n, zeros,
                        [&](int64_t i) { return TilePairs{v + i / 2 * r.in, v_cell, i % 2 == 1}; });
       transform_gradients(r, dy, tiles, n,
                           [&](int64_t i) { return TilePairs{m + i / 2 * r.out, m_cell, i % 2 == 1}; });
     } else {
-      transform_inputs(r, x, tiles, n, edge, [&](int64_t i) { return Floats{v + i * r.in, v_cell}; });
+      transform_inputs(r, x, tiles, n, zeros, [&](int64_t i) { return Floats{v + i * r.in, v_cell}; });
       transform_gradients(r, dy, tiles, n, [&](int64_t i) { return Floats{m + i * r.out, m_cell}; });
     }
-    for (int64_t k = 0; k < kWinogradCells; ++k)
+    for (int64_t k = 0; k < kWinogradCells; ++k) {
+      const Tile *part = tiles + n * k / kWinogradCells, *end = tiles + n * (k + 1) / kWinogradCells;
+      ask_for_pixels(x, r.in, part, end, rows_ahead(r, n) + 1);
+      ask_for_pixels(dy, r.out, part, end, rows_ahead(r, n));
       for (int64_t column = 0; column < r.out; column += kPanel)
         outer({.a = v + k * v_cell,
                .a_stride = r.in,
@@ -352,6 +356,7 @@ void winograd_weights(const WinogradRows& r, Image x, Image dy, float* du, float
                .columns = r.out - column < kPanel ? r.out - column : kPanel,
                .add = true,
                .pairs = r.pairs});
+    }
   });
 }
 

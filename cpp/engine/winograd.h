@@ -36,6 +36,7 @@ struct WinogradRows {  // rows [first, end) of Y, `width` pixels each, whose cel
   int64_t first, end, width, top, left;
   int64_t in, out;  // channels
   bool pairs;
+  Range x_rows, x_columns;  // of X, that exist: the others are zero
 };
 void winograd_gather(const WinogradRows& r, Image x, const float* u, const float* bias, bool relu, bool add,
                      Image y, float* scratch);

@@ -49,10 +49,6 @@ struct Plan {
   int64_t winner_rows;         // rows of y in a band
 };
 
-int64_t clamp(int64_t n, int64_t low, int64_t high) { return n < low ? low : n > high ? high : n; }
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round16(int64_t n) { return (n + 15) / 16 * 16; }
-
 bool padded(const Window& w) {
   return w.h.before || w.w.before || (w.h.out - 1) * w.h.stride + (w.h.kernel - 1) * w.h.dilation >= w.h.in ||
          (w.w.out - 1) * w.w.stride + (w.w.kernel - 1) * w.w.dilation >= w.w.in;
@@ -66,17 +62,17 @@ int64_t cells_of(Range rows, Range columns) {
 int64_t winograd_floats(const Window& w) { return kWinogradCells * w.cx * w.cy; }
 
 int64_t partial_weights(const Plan& p) {
-  return round16(p.patches       ? p.patch * p.window.cy
-                 : p.winograd_dw ? winograd_floats(p.window)
-                                 : p.window.weight_size());
+  return whole_lines(p.patches       ? p.patch * p.window.cy
+                     : p.winograd_dw ? winograd_floats(p.window)
+                                     : p.window.weight_size());
 }
 int64_t packed_forward_floats(const Plan& p) {
   return p.winograd ? winograd_floats(p.window) : packed_gather_floats(p.window);
 }
 int64_t packed_backward_floats(const Plan& p) {
-  return round16(p.winograd ? winograd_floats(p.window) : packed_adjoint_floats(p.window));
+  return whole_lines(p.winograd ? winograd_floats(p.window) : packed_adjoint_floats(p.window));
 }
-int64_t partial_stride(const Plan& p) { return partial_weights(p) + round16(p.window.cy); }
+int64_t partial_stride(const Plan& p) { return partial_weights(p) + whole_lines(p.window.cy); }
 
 void plan_winners(Plan& p) {
   const Window& w = p.window;
@@ -160,24 +156,6 @@ void infer(Infer& io) {
 
 // ---- forward ------------------------------------------------------------------------------------------
 
-typedef uint8_t vb __attribute__((vector_size(kLanes)));
-
-void store_bytes(uint8_t* to, vi v, int64_t n) {
-  const vb bytes = __builtin_convertvector(v, vb);
-  if (n == kLanes)  // of known size: one store, not a call
-    __builtin_memcpy(to, &bytes, kLanes);
-  else
-    __builtin_memcpy(to, &bytes, static_cast<size_t>(n));
-}
-vi load_bytes(const uint8_t* from, int64_t n) {
-  vb bytes = {};
-  if (n == kLanes)
-    __builtin_memcpy(&bytes, from, kLanes);
-  else
-    __builtin_memcpy(&bytes, from, static_cast<size_t>(n));
-  return __builtin_convertvector(bytes, vi);
-}
-
 // One row of y: the maximum of each window of `z`, then the activation, and the byte of the winner.
 template <Activation A>
 void pool_row(const Plan& p, Image z, int64_t row, float* y, uint8_t* byte) {
@@ -203,14 +181,20 @@ void pool_row(const Plan& p, Image z, int64_t row, float* y, uint8_t* byte) {
   }
 }
 
+Image image_of(const Window& w, float* x) { return {x, w.w.in * w.cx, w.cx}; }
+
 // An image whose needed cells all exist: x itself, or a copy of some rows with zeros around it.
 Image readable(const Plan& p, float* x, Range rows, float* to) {
   const Window& w = p.window;
-  if (!padded(w)) return {x, w.w.in * w.cx, w.cx};
+  if (!padded(w)) return image_of(w, x);
   return copy_with_halo(to, x, w.h.in, w.w.in, w.cx, rows, read_columns(w));
 }
 int64_t readable_floats(const Plan& p, Range rows) {
-  return padded(p.window) ? round16(cells_of(rows, read_columns(p.window)) * p.window.cx) : 0;
+  return padded(p.window) ? whole_lines(cells_of(rows, read_columns(p.window)) * p.window.cx) : 0;
+}
+
+WinogradRows gathered_rows(const Window& w, Range y) {
+  return {y.first, y.end, w.w.out, w.h.before, w.w.before, w.cx, w.cy, w.pairs, {0, w.h.in}, {0, w.w.in}};
 }
 
 // Rows [first, end) of z = x ∗ w + b.
@@ -218,8 +202,7 @@ void convolve(const Plan& p, Image x, const float* packed, const float* bias, bo
               int64_t first, int64_t end, float* tiles) {
   const Window& w = p.window;
   if (p.winograd)
-    winograd_gather({first, end, w.w.out, w.h.before, w.w.before, w.cx, w.cy, w.pairs}, x, packed, bias, relu,
-                    false, z, tiles);
+    winograd_gather(gathered_rows(w, {first, end}), x, packed, bias, relu, false, z, tiles);
   else
     gather(w, x, packed, bias, relu, false, z, first, end);
 }
@@ -234,14 +217,15 @@ void forward_task(const Plan& p, const Call& call, int64_t image, int64_t first,
   const Range conv = p.pooled ? gather_range(p.pool_h, first, end) : Range{first, end};
   const Range rows = gather_range(w.h, conv.first, conv.end);
   const bool rounds = w.pairs && !p.winograd;
-  const int64_t x_floats = readable_floats(p, rows);
-  const int64_t half_floats = rounds ? round16(cells_of(rows, read_columns(w)) * lane_count(w.cx, true)) : 0;
+  const int64_t x_floats = p.winograd ? 0 : readable_floats(p, rows);
+  const int64_t half_floats =
+      rounds ? whole_lines(cells_of(rows, read_columns(w)) * lane_count(w.cx, true)) : 0;
   const int64_t z_floats = p.pooled ? (conv.end - conv.first) * w.w.out * w.cy : 0;
   const int64_t winograd = p.winograd ? winograd_scratch_floats(w.cx, w.cy) : 0;
   float* tiles = static_cast<float*>(
       host->thread_scratch(static_cast<size_t>(winograd + half_floats + x_floats + z_floats + kLanes) * 4));
   float *rounded = tiles + winograd, *scratch = rounded + half_floats;
-  Image source = readable(p, x, rows, scratch);
+  Image source = p.winograd ? image_of(w, x) : readable(p, x, rows, scratch);
   if (rounds) source = round_image(rounded, source, w.cx, rows, read_columns(w));
   if (!p.pooled) {
     convolve(p, source, packed, bias, A == Activation::relu, {y, y_row, w.cy}, first, end, tiles);
@@ -376,21 +360,27 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
   }
   if (own.first == own.end && !dx) return;
   const Range x_rows = gather_range(w.h, own.first, own.end);
-  const int64_t x_floats = dw ? readable_floats(p, x_rows) : 0;
-  const int64_t z_floats = round16(cells_of(rows, columns) * w.cy + 2 * kLanes);
+  const int64_t x_floats = dw && !p.winograd_dw ? readable_floats(p, x_rows) : 0;
+  // Winograd's transforms take dy as it is, if nothing comes between.
+  const bool as_it_is = A == Activation::linear && !p.pooled && p.winograd && (p.winograd_dw || !dw);
+  if (as_it_is) rows = {0, w.h.out}, columns = {0, w.w.out};
+  const int64_t z_floats = as_it_is ? 0 : whole_lines(cells_of(rows, columns) * w.cy + 2 * kLanes);
   const int64_t winograd = p.winograd ? winograd_scratch_floats(w.cx, w.cy) : 0;
-  const int64_t x_pairs = w.pairs && !p.winograd_dw ? round16(cells_of(x_rows, read_columns(w)) * w.cx) : 0;
+  const int64_t x_pairs =
+      w.pairs && !p.winograd_dw ? whole_lines(cells_of(x_rows, read_columns(w)) * w.cx) : 0;
   float* tiles = static_cast<float*>(
       host->thread_scratch(static_cast<size_t>(winograd + x_floats + 2 * z_floats + x_pairs) * 4));
   float *scratch = tiles + winograd, *factors = scratch + x_floats + z_floats;  // factors: of pairs
   const uint8_t* bytes = static_cast<const uint8_t*>(call.saved);
-  const Image dz = expand_gradient<A>(p, call.f32_d_out() + y_at, call.f32_out() + y_at,
-                                      bytes ? bytes + y_at : nullptr, rows, columns, scratch + x_floats);
+  float* dy = call.f32_d_out() + y_at;
+  const Image dz = as_it_is ? Image{dy, w.w.out * w.cy, w.cy}
+                            : expand_gradient<A>(p, dy, call.f32_out() + y_at, bytes ? bytes + y_at : nullptr,
+                                                 rows, columns, scratch + x_floats);
   if (dw && own.first < own.end) {
-    const Image source = readable(p, call.f32_in(0) + x_at, x_rows, scratch);
+    float* x = call.f32_in(0) + x_at;
+    const Image source = p.winograd_dw ? image_of(w, x) : readable(p, x, x_rows, scratch);
     if (p.winograd_dw)
-      winograd_weights({own.first, own.end, w.w.out, w.h.before, w.w.before, w.cx, w.cy, w.pairs}, source, dz,
-                       partial, tiles);
+      winograd_weights(gathered_rows(w, own), source, dz, partial, tiles);
     else if (w.pairs)
       weights(w, pair_pixels(factors, source, w.cx, x_rows, read_columns(w), 1, w.w.stride),
               pair_pixels(factors + x_pairs, dz, w.cy, own, {0, w.w.out}, 2, 1), own.first, own.end, partial);
@@ -402,8 +392,9 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
   const float* packed = static_cast<float*>(call.scratch);
   const Image target = {dx + x_at, w.w.in * w.cx, w.cx};
   if (p.winograd)
-    winograd_gather({band.first, band.end, w.w.in, 2 - w.h.before, 2 - w.w.before, w.cy, w.cx, w.pairs}, dz,
-                    packed, nullptr, false, call.accumulate & 1, target, tiles);
+    winograd_gather(
+        {band.first, band.end, w.w.in, 2 - w.h.before, 2 - w.w.before, w.cy, w.cx, w.pairs, rows, columns},
+        dz, packed, nullptr, false, call.accumulate & 1, target, tiles);
   else
     adjoint(w, w.pairs ? round_image(factors, dz, w.cy, rows, columns) : dz, packed, nullptr, false,
             call.accumulate & 1, target, band.first, band.end);
@@ -449,16 +440,16 @@ void backward_winners(const Plan& p, const Call& call, int64_t image, float* par
   const int64_t cell_floats = p.patches ? most * cells * p.patch + w.h.kernel * kLanes
                               : dx      ? 2 * most * cells * w.cy
                                         : 0;
-  const int64_t list_floats = p.patches ? round16(w.cy * most) : 2 * (w.cy + 8) * most,
-                count_floats = most * cells + round16(w.cy);
+  const int64_t list_floats = p.patches ? whole_lines(w.cy * most) : 2 * (w.cy + 8) * most,
+                count_floats = most * cells + whole_lines(w.cy);
   float* scratch = static_cast<float*>(host->thread_scratch(
-      static_cast<size_t>(x_floats + round16(cell_floats) + list_floats + round16(count_floats) +
+      static_cast<size_t>(x_floats + whole_lines(cell_floats) + list_floats + whole_lines(count_floats) +
                           (kSlope ? most * w.cy : 0) + 2 * kLanes) *
       4));
   float* cell_scratch = scratch + x_floats;
-  Winner* lists = reinterpret_cast<Winner*>(cell_scratch + round16(cell_floats));
-  int32_t* counts = reinterpret_cast<int32_t*>(cell_scratch + round16(cell_floats) + list_floats);
-  float* values = cell_scratch + round16(cell_floats) + list_floats + round16(count_floats);
+  Winner* lists = reinterpret_cast<Winner*>(cell_scratch + whole_lines(cell_floats));
+  int32_t* counts = reinterpret_cast<int32_t*>(cell_scratch + whole_lines(cell_floats) + list_floats);
+  float* values = cell_scratch + whole_lines(cell_floats) + list_floats + whole_lines(count_floats);
   const bool add = call.accumulate & 1;
   int64_t begun = 0;  // rows of dx that are zero or more
 
@@ -477,7 +468,7 @@ void backward_winners(const Plan& p, const Call& call, int64_t image, float* par
       }
       dy = values;
     }
-    const Image x = dw ? readable(p, x_image, rows, scratch) : Image{x_image, w.w.in * w.cx, w.cx};
+    const Image x = dw ? readable(p, x_image, rows, scratch) : image_of(w, x_image);
     const int64_t step_h = w.h.stride * x.row, step_w = w.w.stride * x.pixel;
     int32_t cell_step[kMaxPoolCells];
     for (int64_t cell = 0; cell < cells; ++cell)

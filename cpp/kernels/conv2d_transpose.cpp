@@ -18,8 +18,9 @@ struct Plan {
   int64_t n, chunks;
 };
 
-int64_t round16(int64_t n) { return (n + 15) / 16 * 16; }
-int64_t partial_stride(const Plan& p) { return round16(p.window.weight_size()) + round16(p.window.cx); }
+int64_t partial_stride(const Plan& p) {
+  return whole_lines(p.window.weight_size()) + whole_lines(p.window.cx);
+}
 constexpr int64_t kPartialFloats = 1 << 24;  // 64 MB of partial weight gradients at most
 
 void infer(Infer& io) {
@@ -59,7 +60,8 @@ void infer(Infer& io) {
       2.0 * static_cast<double>(p.n * x.dim[1] * x.dim[2]) * static_cast<double>(p.window.weight_size());
   io.backward_flops = 2 * io.flops;
   io.forward_scratch_bytes = packed_adjoint_floats(p.window) * 4;
-  io.backward_scratch_bytes = (round16(packed_gather_floats(p.window)) + p.chunks * partial_stride(p)) * 4;
+  io.backward_scratch_bytes =
+      (whole_lines(packed_gather_floats(p.window)) + p.chunks * partial_stride(p)) * 4;
 }
 
 // ---- kernels ------------------------------------------------------------------------------------------
@@ -119,12 +121,13 @@ void backward(const Call& call) {
   const Window& w = p.window;
   float *dx = call.f32_d_in(0), *dw = call.f32_d_in(1), *db = call.f32_d_in(2);
   float* packed = static_cast<float*>(call.scratch);
-  float* partials = packed + round16(packed_gather_floats(w));
+  float* partials = packed + whole_lines(packed_gather_floats(w));
   const int64_t stride = partial_stride(p), x_size = w.h.out * w.w.out * w.cy,
                 y_size = w.h.in * w.w.in * w.cx;
   const Range rows = wider(gather_range(w.h, 0, w.h.out), {0, w.h.in});
   const Range columns = wider(gather_range(w.w, 0, w.w.out), {0, w.w.in});
-  const int64_t z_floats = round16((rows.end - rows.first) * (columns.end - columns.first) * w.cx) + kLanes;
+  const int64_t z_floats =
+      whole_lines((rows.end - rows.first) * (columns.end - columns.first) * w.cx) + kLanes;
   if (dx && x_size) pack_gather(w, call.f32_in(1), packed);
   parallel_for(p.chunks, [&](int64_t chunk) {
     float* partial = partials + chunk * stride;
@@ -143,7 +146,7 @@ void backward(const Call& call) {
         gather(w, dz, packed, nullptr, false, call.accumulate & 1,
                {dx + image * x_size, w.w.out * w.cy, w.cy}, 0, w.h.out);
       if (!db) continue;
-      float* sum = partial + round16(w.weight_size());
+      float* sum = partial + whole_lines(w.weight_size());
       for (int64_t row = 0; row < w.h.in; ++row)
         for (int64_t i = 0; i < w.w.in; ++i)
           for (int64_t ch = 0; ch < w.cx; ++ch) sum[ch] += dz.origin[row * dz.row + i * dz.pixel + ch];
@@ -151,7 +154,7 @@ void backward(const Call& call) {
   });
   if (dw) sum_chunks(dw, partials, stride, w.weight_size(), p.chunks, call.accumulate >> 1 & 1);
   if (db)
-    sum_chunks(db, partials + round16(w.weight_size()), stride, w.cx, p.chunks, call.accumulate >> 2 & 1);
+    sum_chunks(db, partials + whole_lines(w.weight_size()), stride, w.cx, p.chunks, call.accumulate >> 2 & 1);
 }
 
 // ---- registration -------------------------------------------------------------------------------------

@@ -32,9 +32,6 @@ struct Plan {
   bool pairs;         // bfloat16 products
 };
 
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-int64_t clamp(int64_t n, int64_t low, int64_t high) { return n < low ? low : n > high ? high : n; }
-
 int64_t dz_floats(const Plan& p) { return p.m * padded_columns(p.out); }
 // The factors of a backward of pairs: dz and x with rows paired, for dw; dz with columns paired, for dx.
 int64_t dz_pairs(const Plan& p) { return lane_count(p.m, true) * padded_columns(p.out) + kLanes; }

@@ -26,7 +26,6 @@ struct Plan {
   int64_t size[kMaxRank], a_stride[kMaxRank], b_stride[kMaxRank];  // of the batch, in matrices
 };
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 void infer(Infer& io) {

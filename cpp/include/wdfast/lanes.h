@@ -25,6 +25,25 @@ static WDFAST_INLINE vi lane_numbers() {
   return v;
 }
 
+typedef uint8_t vb __attribute__((vector_size(kLanes)));
+
+// The low bytes of the lanes.
+static WDFAST_INLINE void store_bytes(uint8_t* to, vi v, int64_t n) {
+  const vb bytes = __builtin_convertvector(v, vb);
+  if (n == kLanes)  // of known size: one store, not a call
+    __builtin_memcpy(to, &bytes, kLanes);
+  else
+    __builtin_memcpy(to, &bytes, static_cast<size_t>(n));
+}
+static WDFAST_INLINE vi load_bytes(const uint8_t* from, int64_t n) {
+  vb bytes = {};
+  if (n == kLanes)
+    __builtin_memcpy(&bytes, from, kLanes);
+  else
+    __builtin_memcpy(&bytes, from, static_cast<size_t>(n));
+  return __builtin_convertvector(bytes, vi);
+}
+
 // `v` with the lanes that a partial vector lacks set to `other`, the neutral element of a reduction.
 static WDFAST_INLINE vf fill_rest(vf v, Whole, float) { return v; }
 static WDFAST_INLINE vf fill_rest(vf v, int64_t lanes, float other) {
