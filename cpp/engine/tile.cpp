@@ -78,7 +78,10 @@ void outer_tile(const Outer& o) {
 #pragma GCC unroll 14
   for (int i = 0; i < K; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < V; ++j) sum[i][j] = vf{};
+    for (int j = 0; j < V; ++j) {
+      sum[i][j] = vf{};
+      if (!o.add) ask_for_line(o.c + i * o.c_stride + j * kLanes);
+    }
   for (int64_t y = 0; y < o.rows; ++y) {
     const float* a = o.a + y * o.a_row_stride;
     const float* b = o.b + y * o.b_row_stride;
