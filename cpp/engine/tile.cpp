@@ -31,13 +31,14 @@ void multiply_tile(const Multiply& m) {
     for (int i = 0; i < P; ++i)
 #pragma GCC unroll 4
       for (int j = 0; j < V; ++j) ask_for_line(m.c + i * m.c_stride + j * kLanes);
-  const float* b = m.b;
-  const int64_t stride = m.a_stride;
+  const float *b = m.b, *next = m.next ? m.next : m.b;
+  const int64_t stride = m.a_stride, line = m.next ? kLine : 0;
   for (int64_t r = 0; r < m.n_runs; ++r) {
     const float* a[kGroups];
 #pragma GCC unroll 5
     for (int g = 0; g < kGroups; ++g) a[g] = m.a + m.runs[r].offset + 3 * g * stride;
     for (int64_t k = m.runs[r].length; k > 0; --k) {
+      if constexpr (V > 1) ask_for_line(next), next += line;
       vf row[V];
 #pragma GCC unroll 4
       for (int j = 0; j < V; ++j) row[j] = load(b + j * kLanes);
@@ -141,6 +142,7 @@ void multiply_pixels(const Multiply& m, int64_t pixels) {
     Multiply tile = m;
     tile.a += at * m.a_stride;
     tile.c += at * m.c_stride;
+    if (m.next) tile.next += at * m.next_lines / pixels * kLine;
     dispatch_multiply<kPairs, V, tile_pixels(V)>(tile, size);
   });
 }

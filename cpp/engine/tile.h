@@ -41,6 +41,10 @@ struct Multiply {
   bool relu;
   bool pairs = false;
   bool ask = false;  // for the lines of C before the products, as the stores would wait for them
+  // What a later product reads from memory: so many lines are asked for while these products are made, one
+  // with each k. Not of one vector's width, whose loop is too short.
+  const float* next = nullptr;
+  int64_t next_lines = 0;
 };
 
 struct Outer {

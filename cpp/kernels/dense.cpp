@@ -197,7 +197,9 @@ void forward(const Call& call) {
                   .columns = columns,
                   .add = k > k0,
                   .relu = false,
-                  .pairs = p.pairs},
+                  .pairs = p.pairs,
+                  .next = w + (k + rows) * p.out + rows * first,
+                  .next_lines = rows * columns / kLine},
                  p.m);
       }
   });
@@ -331,7 +333,9 @@ struct InputGradient {
               .columns = p.m,
               .add = false,
               .relu = false,
-              .pairs = p.pairs},
+              .pairs = p.pairs,
+              .next = w + (first + 2 * kInBlock) * p.out,
+              .next_lines = kInBlock * p.out / kLine},
              columns);
     for (int64_t m = 0; m < p.m; ++m) {
       float* to = dx + m * p.in + first;
