@@ -452,7 +452,7 @@ class DataStep:
             self.model.optimizer.iterations = first + steps
             statistics = [results[i] for i in self.stats]
             penalty = self.plan.penalty(statistics, feeds[self.hyper])
-            values["penalty"] = np.broadcast_to(penalty, steps) + values.get("penalty", 0.0)  # 0 where nothing trains
+            values["penalty"] = np.full(steps, penalty) + values.get("penalty", 0.0)  # 0 where nothing trains
             if self.telemetry:
                 values |= telemetry.measure(self.plan, statistics, feeds[self.hyper])
         return values
