@@ -96,32 +96,6 @@ def test_values_and_weights_are_those_of_keras(keras, rng, name: str, arguments:
     assert ours.output_shape == symbolic.shape
 
 
-# Keras on PyTorch: the same while training (without what is random), and its gradients of input and weights.
-@pytest.mark.parametrize(("name", "arguments", "shape"),
-                         [case for case in CASES if not case[0].endswith(("Dropout", "1D", "2D", "Noise"))
-                          or "Conv" in case[0] or "Pool" in case[0]], ids=label)
-def test_gradients_are_those_of_keras(keras, torch, rng, name: str, arguments: dict, shape) -> None:
-    x = rng.standard_normal(shape).astype(np.float32)
-    ours, theirs = getattr(layers, name)(**arguments), getattr(keras.layers, name)(**arguments)
-    made = layers.Input(shape[1:])
-    model = models.Model(made, ours(made))
-    theirs.build(shape)
-    weights = [rng.uniform(0.2, 1, w.shape).astype(np.float32) for w in theirs.get_weights()]
-    model.set_weights(weights)
-    theirs.set_weights(weights)
-    given = torch.tensor(x, requires_grad=True)
-    expected = theirs(given, training=True) if name == "BatchNormalization" else theirs(given)
-    y, pullback = model.vjp(x)
-    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=2e-4, atol=1e-5)
-    dy = rng.standard_normal(y.shape).astype(np.float32)
-    expected.backward(torch.tensor(dy))
-    gradients = [(pullback(dy), given.grad)]
-    gradients += [(p.grad, v.value.grad) for p, v in zip(model.parameters, theirs.trainable_variables, strict=False)]
-    for mine, peer in gradients:
-        scale = max(1.0, peer.abs().max().item())
-        np.testing.assert_allclose(mine, peer.numpy(), rtol=2e-4, atol=1e-5 * scale)
-
-
 @pytest.mark.parametrize(("name", "arguments", "shape"), CASES, ids=label)
 def test_config_round_trip(rng, name: str, arguments: dict, shape) -> None:
     x = rng.standard_normal(shape).astype(np.float32)
