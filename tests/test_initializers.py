@@ -102,6 +102,15 @@ def test_config_round_trip(made: initializers.Initializer) -> None:
     np.testing.assert_array_equal(again((4, 4)), made((4, 4)))
 
 
+@pytest.mark.parametrize(("name", "expected"), [
+    ("zero", "Zeros"), ("one", "Ones"), ("normal", "RandomNormal"), ("uniform", "RandomUniform"),
+    ("OrthogonalInitializer", "Orthogonal"), ("IdentityInitializer", "Identity"),
+])
+def test_aliases_of_keras(name: str, expected: str) -> None:
+    assert type(initializers.get(name)) is getattr(initializers, expected)
+    assert type(initializers.get({"class_name": name, "config": {}})) is getattr(initializers, expected)
+
+
 def test_get() -> None:
     made = initializers.HeNormal(seed=1)
     assert initializers.get(made) is made
