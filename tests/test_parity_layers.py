@@ -12,11 +12,17 @@ from support import EPS32, ROUNDINGS
 from wdfast import layers, models
 
 IMAGE = (2, 9, 8, 6)
+SEQUENCE = (3, 11, 5)  # an odd number of steps: padding of 1 at both ends is "same"
 
 
 def image(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` of channels-first images as one of channels-last ones."""
     return lambda torch, x, *weights: function(torch, x.permute(0, 3, 1, 2), *weights).permute(0, 2, 3, 1)
+
+
+def steps(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of channels-first sequences as one of channels-last ones."""
+    return lambda torch, x: function(torch, x.permute(0, 2, 1)).permute(0, 2, 1)
 
 
 def kernel(w: Any) -> Any:
@@ -52,6 +58,18 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, ...], Callable[..., Any]]] = [
      image(lambda t, x: t.nn.functional.avg_pool2d(x, (2, 3)))),
     ("GlobalMaxPooling2D", {}, IMAGE, lambda t, x: x.amax((1, 2))),
     ("GlobalAveragePooling2D", {"keepdims": True}, IMAGE, lambda t, x: x.mean((1, 2), keepdim=True)),
+    ("MaxPooling1D", {"pool_size": 3, "strides": 2}, SEQUENCE, steps(lambda t, x: t.max_pool1d(x, 3, 2))),
+    ("MaxPooling1D", {"pool_size": 3, "strides": 2, "padding": "same"}, SEQUENCE,
+     steps(lambda t, x: t.max_pool1d(x, 3, 2, padding=1))),
+    ("AveragePooling1D", {}, SEQUENCE, steps(lambda t, x: t.nn.functional.avg_pool1d(x, 2))),
+    ("AveragePooling1D", {"pool_size": 4, "strides": 3}, SEQUENCE,
+     steps(lambda t, x: t.nn.functional.avg_pool1d(x, 4, 3))),
+    ("AveragePooling1D", {"pool_size": 3, "strides": 2, "padding": "same"}, SEQUENCE,
+     steps(lambda t, x: t.nn.functional.avg_pool1d(x, 3, 2, padding=1, count_include_pad=False))),
+    ("GlobalMaxPooling1D", {}, SEQUENCE, lambda t, x: x.amax(1)),
+    ("GlobalMaxPooling1D", {"keepdims": True}, SEQUENCE, lambda t, x: x.amax(1, keepdim=True)),
+    ("GlobalAveragePooling1D", {}, SEQUENCE, lambda t, x: x.mean(1)),
+    ("GlobalAveragePooling1D", {"keepdims": True}, SEQUENCE, lambda t, x: x.mean(1, keepdim=True)),
     ("UpSampling2D", {"size": (2, 3)}, IMAGE,
      image(lambda t, x: t.nn.functional.interpolate(x, scale_factor=(2, 3)))),
     ("UpSampling2D", {"interpolation": "bilinear"}, IMAGE,
