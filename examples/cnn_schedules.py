@@ -33,11 +33,12 @@ def make_folder(root, images, labels, side, count, rng):
     for label in range(CLASSES):
         (tint, window), kind = divmod(label // kinds, len(WINDOWS)), label % kinds
         colour = 0.3 + 0.7 * np.array(colorsys.hsv_to_rgb(tint * kinds * len(WINDOWS) / CLASSES, 1, 1))
-        Path(root, f"{label:03}").mkdir(parents=True)
+        folder = Path(root, f"{label:03}")
+        folder.mkdir(parents=True)
         for i in range(count):
             image = Image.fromarray(np.squeeze(images[rng.choice(np.flatnonzero(labels == kind))])).convert("RGB")
             image = image.resize((side, side), box=tuple(np.tile(image.size, 2) * WINDOWS[window]))
-            Image.fromarray((np.asarray(image) * colour).astype(np.uint8)).save(f"{root}/{label:03}/{i}.jpg", quality=90)
+            Image.fromarray((np.asarray(image) * colour).astype(np.uint8)).save(folder / f"{i}.jpg", quality=90)
 
 
 def build(side=224, classes=CLASSES):

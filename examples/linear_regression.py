@@ -50,7 +50,7 @@ def network(x, y, lambda_):
 def agreement(x, y):
     """Prints how far each way to the same w is from the closed form."""
     path = linear.ridge_path(x, y, RIDGE)
-    print(f"best λ of 100 by exact leave-one-out {path.best:.3g}, within one standard error {path.one_se:.3g}\n")
+    print(f"best λ of 100 by exact leave-one-out {path.best:.3g}, one-SE choice {path.one_se:.3g}\n")
     xc, yc, lambda_ = x - x.mean(axis=0), y - y.mean(), path.best
     ridge = np.linalg.solve(xc.T @ xc + lambda_ * np.eye(63), xc.T @ yc)
     table = {"ridge_path, one SVD": (path.coefficients[path.best == RIDGE][0], ridge),

@@ -85,7 +85,7 @@ def trained(x, truth, lambda_, seed, epochs):
 def draw(model, x, truth, path):
     """Held-out images, the truth laid over them, and what the net finds, its errors white."""
     found, rows = model.predict(x).argmax(axis=-1), [x]
-    for classes in (truth, found):
+    for classes in truth, found:
         over = np.where(classes[..., None] > 0, 0.3 * x + 0.7 * COLOURS[classes], 0.7 * x)
         rows.append(np.where((classes != truth)[..., None], 255, over).astype(np.uint8))
     panel = Figure(figsize=(11, 3.3)).add_subplot(xticks=[], title="circles red, squares green, triangles blue")

@@ -165,9 +165,8 @@ def test_vae(tmp_path: Path) -> None:
 
 
 def test_vae_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
     torch = pytest.importorskip("torch")
-    printed = run("vae_torch", tmp_path)
+    printed = drawn("vae_torch", tmp_path)
     bounds = [float(bound) for bound in re.findall(r"(-\d+\.\d+) ±", printed)]
     assert len(bounds) == 4
     assert bounds[0::2] == pytest.approx(bounds[1::2], abs=1)

@@ -102,7 +102,7 @@ def test_choice_of_lambda() -> None:
     np.testing.assert_allclose(path.standard_error, error)
     assert path.best == lambdas[mean.argmin()]
     gaps = np.square(path.errors) - np.square(path.errors[mean.argmin()])
-    inside = lambdas[gaps.mean(axis=1) <= gaps.std(axis=1, ddof=1) / np.sqrt(40)]
+    inside = lambdas[gaps.mean(axis=1) <= np.minimum(gaps.std(axis=1, ddof=1) / 40**0.5, error[mean.argmin()])]
     assert path.one_se == inside.max() > path.best
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from search_cases import CASES, VALUES, Outcomes, alone, dense, digest, features
 
-from wdfast import decay, layers, losses, models, optimizers, schedules, search, set_num_threads
+from wdfast import callbacks, decay, layers, losses, models, optimizers, schedules, search, set_num_threads
 
 
 def run(name: str = "dense", values: Any = None, **settings: Any) -> tuple[search.Result, Outcomes]:
@@ -374,16 +374,20 @@ def test_a_killed_search_goes_on_inside_a_cell(tmp_path: Path) -> None:
     ("folds", {"folds": 3}), ("folds", {"seed": 1}), ("epochs", {"epochs": 2}), ("batch_size", {"batch_size": 9}),
     ("network", {"units": 6}), ("network", {"activation": "tanh"}), ("losses", {"loss": losses.Huber(2.0)}),
     ("metrics", {"metrics": ["mae", "mse"]}), ("metric", {"metric": "val_mae"}), ("optimizer", {"rate": 0.01}),
+    ("optimizer", {"default": 0.01}), ("weights", {"initializer": "he_normal"}),
+    ("callbacks", {"callbacks": lambda: [callbacks.LearningRateScheduler(lambda epoch: 0.5)]}),
 ])
 def test_another_search_in_the_folder_is_refused(what: str, change: dict[str, Any], tmp_path: Path) -> None:
     x, y = features()
     change = dict(change)
 
     def searched(x: np.ndarray, y: np.ndarray, *, units: int = 5, activation: str = "relu", loss: Any = "huber",
-                 rate: float = 0.02, metrics: Any = ("mae",), **settings: Any) -> search.Result:
-        def build() -> Any:
-            model = models.Sequential([layers.Input((4,)), layers.Dense(units, activation), layers.Dense(1)])
-            model.compile(optimizers.AdamW(rate), loss, metrics)
+                 rate: float = 0.02, metrics: Any = ("mae",), default: float = 1.0,
+                 initializer: str = "glorot_uniform", **settings: Any) -> search.Result:
+        def build(learning_rate: float = default) -> Any:
+            first = layers.Dense(units, activation, kernel_initializer=initializer)
+            model = models.Sequential([layers.Input((4,)), first, layers.Dense(1)])
+            model.compile(optimizers.AdamW(rate * learning_rate), loss, metrics)
             return model
 
         settings = {"folds": 2, "epochs": 1, "batch_size": 8, "verbose": 0, "output": tmp_path, **settings}

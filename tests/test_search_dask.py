@@ -150,7 +150,8 @@ def test_optuna_asks_for_as_many_as_the_workers_can_train(client: Any, digits: A
 def test_ctrl_c_leaves_no_task_behind(client: Any, cluster: Any, digits: Any) -> None:
     problem = dask_search.Problem(build, *digits, [search.Split(np.arange(100), np.arange(100, 200))],
                                   batch_size=16, epochs=4)
-    problem.describe(problem.model(search.cell.Cell(search.Candidate(VALUES[0]), 0, 0, 4)))
+    cell = search.cell.Cell(search.Candidate(VALUES[0]), 0, 0, 4)
+    problem.describe(problem.model(cell), cell)
     executor = dask_search.Dask(problem, client)
     cells = [search.cell.Cell(search.Candidate(value), seed, 0, 4) for value in VALUES for seed in range(4)]
     running = executor.run([(cell, 4, None) for cell in cells])

@@ -89,17 +89,24 @@ def test_the_strongest_within_one_standard_error_is_chosen(metric: str, sign: in
     assert result(worse, metric).best == decay.decoupled(0.1)
 
 
+def test_a_fold_gone_wrong_lets_nothing_in() -> None:
+    """One bad fold of n makes a difference of about its own standard error, whatever its size."""
+    best = [0.20, 0.21, 0.22, 0.19, 0.20]
+    found = result({decay.epochs(9): best, decay.epochs(3): [0.199, 0.209, 0.219, 0.189, 2.2]})
+    assert found.best == found.one_se == decay.epochs(9)
+
+
 def test_stronger_is_a_shorter_timescale() -> None:
-    same, spread = [0.0, 0, 0], np.array([-1.0, 0, 1])
-    found = result({decay.epochs(50): same, decay.epochs(5): list(0.1 + spread),
-                    decay.none(): list(0.05 + spread)})
+    folds, spread = np.array([9.0, 0, -9]), np.array([-1.0, 0, 1])
+    found = result({decay.epochs(50): list(folds), decay.epochs(5): list(0.1 + folds + spread),
+                    decay.none(): list(0.05 + folds + spread)})
     assert found.best == decay.epochs(50)
     assert found.one_se == decay.epochs(5)
     assert [r.candidate.decay for r in found.rows] == [decay.none(), decay.epochs(50), decay.epochs(5)]
 
 
 def test_kinds_that_cannot_be_compared() -> None:
-    same, spread = [0.0, 0, 0], np.array([-1.0, 0, 1])
+    same, spread = [9.0, 0, -9], np.array([8.0, 0, -8])
     one, two = decay.decoupled(0.1), decay.decoupled(1)
     scores = {one: same, two: list(0.2 + spread), decay.constrained(3): list(0.1 + spread)}
     assert result(scores).one_se == two  # a bound of the norm is neither stronger nor weaker
@@ -112,9 +119,10 @@ def test_kinds_that_cannot_be_compared() -> None:
 
 
 def test_the_rule_keeps_to_the_rate_of_the_best() -> None:
-    spread = np.array([-1.0, 0, 1])
+    folds, spread = np.array([9.0, 0, -9]), np.array([-1.0, 0, 1])
     pairs = {(0.1, 1.0): 0, (0.3, 1.0): 0.1, (5, 0.5): 0.05}
-    found = result({search.Candidate(decay.decoupled(v), r): list(m + bool(m) * spread) for (v, r), m in pairs.items()})
+    found = result({search.Candidate(decay.decoupled(v), r): list(m + folds + bool(m) * spread)
+                    for (v, r), m in pairs.items()})
     assert found.one_se_row.candidate == search.Candidate(decay.decoupled(0.3), 1.0)
 
 

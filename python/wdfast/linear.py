@@ -42,8 +42,8 @@ class RidgePath(NamedTuple):
     best: float
     """The λ of the least mean squared error."""
     one_se: float
-    """The largest λ whose mean squared error is above the least by no more than one standard error of that
-    difference, over the same samples."""
+    """The largest λ whose mean squared error is above the least by no more than one standard error: the less of those
+    of the difference over the same samples, and of the least."""
 
 
 class LassoPath(NamedTuple):
@@ -108,9 +108,10 @@ def ridge_path(x: Any, y: Any, lambdas: Any, sample_weight: Any = None) -> Ridge
     mean = squares @ weights / count
     least = mean.argmin()
     gaps, gap = squares - squares[least], mean - mean[least]
-    one_se = lambdas[gap <= _standard_error(gaps, gap, weights)].max()
-    return RidgePath(lambdas, coefficients, y_mean - coefficients @ x_mean, errors, mean,
-                     _standard_error(squares, mean, weights), float(lambdas[least]), float(one_se))
+    standard_error = _standard_error(squares, mean, weights)
+    one_se = lambdas[gap <= np.minimum(_standard_error(gaps, gap, weights), standard_error[least])].max()
+    return RidgePath(lambdas, coefficients, y_mean - coefficients @ x_mean, errors, mean, standard_error,
+                     float(lambdas[least]), float(one_se))
 
 
 def _standard_error(values: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:

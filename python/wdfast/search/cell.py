@@ -159,20 +159,27 @@ class Problem:
         weights = sorted((self.class_weight or {}).items())
         augment = None if self.augment is None else asdict(self.augment)
         return {"data": _sha(*data), "folds": _sha(*folds), "batch_size": self.batch_size, "epochs": self.epochs,
-                "class_weight": _sha(weights), "augment": augment, "shuffle": self.shuffle}
+                "class_weight": _sha(weights), "augment": augment, "shuffle": self.shuffle,
+                "callbacks": _source(self.callbacks)}
 
-    def describe(self, model: Any) -> dict[str, Any]:
-        """The network, and how it is compiled, of one of its models; in the fingerprint from now on."""
+    def describe(self, model: Any, cell: Cell) -> dict[str, Any]:
+        """The network, its first weights, and how it is compiled, of a cell's model; in the fingerprint from now on.
+
+        A learning rate that the candidates bring is theirs: then the shape of its schedule counts alone.
+        """
         network = [[node.op, node.attrs] for node in model.nodes], [list(p.shape) for p in model.parameters]
         config = {k: v for k, v in model.optimizer.get_config().items() if k not in ("decay", "learning_rate")}
         losses = [[type(loss).__name__, getattr(loss, "get_config", dict)()] for loss in model.losses]
         metrics = [[item if isinstance(item, str) else getattr(item, "name", repr(type(item))) for item in wanted]
                    for wanted in model.metrics_wanted]
         acts = [[p.role, p.trainable, repr(p.decay), repr(p.regularizer)] for p in model.parameters]
-        self.fingerprint |= {"network": _sha(network, acts), "losses": _sha(losses, model.loss_weights),
+        rates = model.optimizer.rates(np.arange(0, 4096, 64))
+        if self.takes_rate and cell.candidate.learning_rate is not None:
+            rates = rates / model.optimizer._peak_rate()
+        self.fingerprint |= {"network": _sha(network, acts), "weights": _sha(*(p.value for p in model.parameters)),
+                             "losses": _sha(losses, model.loss_weights),
                              "metrics": _sha(metrics), "precision": model.precision,
-                             "optimizer": [type(model.optimizer).__name__, _sha(config), _sha(model.optimizer.rates(
-                                 np.arange(0, 4096, 64)).tolist()) if "learning_rate" not in self._takes else ""]}
+                             "optimizer": [type(model.optimizer).__name__, _sha(config), _sha(rates)]}
         return self.fingerprint
 
     def held_out(self, cell: Cell) -> Part:
@@ -232,6 +239,14 @@ class Problem:
                    batch_size=min(self.batch_size, len(split.train)), epochs=cell.epochs, seed=cell.seed,
                    shuffle=self.shuffle, augment=self.augment, callbacks=callbacks, verbose=0,
                    validation_batch_size=_EVALUATION_BATCH, checkpoint=folder, telemetry=False, save_every=_SAVE_EVERY)
+
+
+def _source(function: Any) -> str:
+    """A hash of a function's text, if it has one that is known; not of what it calls."""
+    try:
+        return "" if function is None else _sha(inspect.getsource(function))
+    except (OSError, TypeError):
+        return ""
 
 
 def _sha(*values: Any) -> str:

@@ -84,9 +84,11 @@ class Result:
 
     @property
     def one_se(self) -> Any:
-        """The strongest decay that is worse than the best by no more than one standard error of that difference.
+        """The strongest decay that is worse than the best by no more than one standard error, that of the difference.
 
-        The difference is that of the same seeds and folds. `best` where the decays cannot be ordered.
+        The difference is that of the same seeds and folds; its error counts for no more than that of the best mean,
+        so that one fold gone wrong lets nothing in. With a single training of each, the error is that of an accuracy
+        of so many held-out samples. `best` where the decays cannot be ordered.
         """
         return self.one_se_row.candidate.decay
 
@@ -107,11 +109,9 @@ class Result:
         return [r for r in within if r is best or ordered([best.candidate.decay, r.candidate.decay])]
 
     def _error(self, row: Row) -> float:
-        """The standard error of the mean difference from the best; of single trainings, the best's own, if known."""
-        gaps = row.scores - self.best_row.scores
-        if len(gaps) > 1:
-            return float(np.std(gaps, ddof=1) / math.sqrt(len(gaps)))
-        return float(np.nan_to_num(self.best_row.standard_error))
+        """What the mean of a row may be worse by."""
+        own, gaps = float(np.nan_to_num(self.best_row.standard_error)), row.scores - self.best_row.scores
+        return own if len(gaps) < 2 else min(own, float(np.std(gaps, ddof=1) / math.sqrt(len(gaps))))
 
     @property
     def difference(self) -> Difference | None:
@@ -153,14 +153,15 @@ class Result:
         best, one, error = self.best_row, self.one_se_row, self.best_row.standard_error
         told = [f"best: {best.candidate}, {self.metric} {best.mean:.4g} ± {_number(error)}"]
         if one is not best:
+            whose = "of the best" if self._error(one) == error else "of the difference"
             why = (f"the strongest decay that is worse than the best ({abs(one.mean - best.mean):.2g}) by no more than "
-                   f"the standard error of the difference ({self._error(one):.2g})")
+                   f"the standard error {whose} ({self._error(one):.2g})")
         elif math.isnan(error):
             why = "the best itself: a single training has no standard error"
         elif not ordered([r.candidate.decay for r in self.within_one_se]):
-            why = "the best itself: those within a standard error of the difference are of several kinds"
+            why = "the best itself: those within a standard error are of several kinds"
         else:
-            why = "the best itself: no stronger decay of its kind comes within a standard error of the difference"
+            why = "the best itself: no stronger decay of its kind comes within a standard error"
         told.append(f"one-standard-error choice: {one.candidate}, {self.metric} {one.mean:.4g}: {why}")
         if (gap := self.difference) is not None:
             told.append(f"best against {gap.second}: {gap.mean:+.3g} ± {gap.standard_error:.2g}, p = {gap.p_value:.2g}")

@@ -167,9 +167,10 @@ def decay(build: Callable[..., Any], x: Any, y: Any, values: Sequence[Any] | Non
                       class_weight=class_weight, augment=augment, callbacks=callbacks)
     first = (candidates or [Candidate(decays.none())])[0]
     rate = first.learning_rate if problem.takes_rate else None
-    probe = problem.model(Cell(Candidate(first.decay, rate), seed, 0, problem.epochs))
+    cell = Cell(Candidate(first.decay, rate), seed, 0, problem.epochs)
+    probe = problem.model(cell)
     metric = _metric(metric, ["loss", *problem.objective(probe).scalars])
-    fingerprint = problem.describe(probe)
+    fingerprint = problem.describe(probe, cell)
     store = Store(None if output is None else Path(output), fingerprint | {"metric": metric})
     progress = Progress(verbose, metric, len(candidates) * seeds * len(splits))
     with closing(store), closing(progress), closing(_executor(problem, jobs, workers, client)) as executor:

@@ -149,7 +149,7 @@ def _scores(axes: Axes, result: Result, scale: _Scale) -> None:
     if len(within) > 1:
         axes.plot([scale.at[id(row)] for row in within], [row.mean for row in within], linestyle="", marker="o",
                   markersize=15, color=_BEST, alpha=0.25, markeredgewidth=0, zorder=1,
-                  label="worse by no more than a standard error of the difference")
+                  label="worse by no more than a standard error")
     for (rate, rows), colour in zip(rates.items(), _colours(len(rates)), strict=True):
         _trainings(axes, scale, [row for row in rows if row in full], colour)
         label = None if rate is None else f"learning rate {rate:g}"
