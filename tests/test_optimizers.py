@@ -556,3 +556,15 @@ def test_the_shrink_of_a_run_without_end() -> None:
     terms = optimizer.decay.terms
     assert optimizer.shrink(terms, 2**38) == pytest.approx(-np.expm1(2**38 * np.log1p(-1e-12)), rel=1e-9)
     assert optimizers.SGD(1.0, decay=decay.decoupled(1.0)).shrink(terms=decay.decoupled(1.0).terms, calls=3) == 1.0
+
+
+@pytest.mark.parametrize("make", [decay.epochs, decay.independent, decay.corrected])
+@pytest.mark.parametrize("rate", [0.1, 0.02, 0.003])
+def test_fresh_with_another_rate_decays_as_one_made_with_it(make: Any, rate: float) -> None:
+    """Decays that follow the schedule's shape are relative to the highest rate: that of the new run, not of the old."""
+    shrinks = []
+    for optimizer in (optimizers.AdamW(0.02).fresh(decay=make(0.5), learning_rate=rate),
+                      optimizers.AdamW(rate, decay=make(0.5))):
+        optimizer.set_run(4, 40)
+        shrinks.append(optimizer.shrink(optimizer.decay.terms, 8))
+    assert shrinks[0] == shrinks[1]

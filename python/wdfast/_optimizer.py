@@ -144,6 +144,7 @@ class Optimizer:
         made.learning_rate = self._schedule
         if learning_rate is not None:
             constant = isinstance(self._schedule, schedules.Constant)
+            made._peak = 0.0  # a constant rate that is lowered in a run is relative to the highest; this is a new run
             made.learning_rate = learning_rate if constant else self._schedule * (learning_rate / self._peak_rate())
         return made
 
