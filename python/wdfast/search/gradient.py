@@ -55,12 +55,13 @@ class _Tuner(Callback):
         self.logs.append(self.log)
 
 
-def tuned_log(problem: Problem, seed: int, fold: int, start: float | None, rate: float, every: int) -> float:
+def tuned_log(problem: Problem, learning_rate: float | None, seed: int, fold: int, start: float | None, rate: float,
+              every: int) -> float:
     """log λ that one run comes to. Raises ValueError where its loss is no number at the end."""
     from .cell import Cell, Stop
 
     tuner = _Tuner(rate, every)
-    cell = Cell(Candidate(decays.decoupled(tuner.strength)), seed, fold, problem.epochs)
+    cell = Cell(Candidate(decays.decoupled(tuner.strength), learning_rate), seed, fold, problem.epochs)
     model = problem.model(cell)
     run = problem.fit(model, cell, tuner)
     tuner.log = math.log(start or 1 / (model.optimizer._peak_rate() * run.steps_per_epoch * problem.epochs))

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from .run import Search
 
 
+def _rates(candidates: Sequence[Candidate]) -> list[float | None]:
+    """The learning rates of the candidates: those that a method's own are measured with as well."""
+    return list(dict.fromkeys(c.learning_rate for c in candidates)) or [None]
+
+
 class Method(Protocol):
     """What `search.decay(method=…)` takes: one's own may be any object with this method."""
 
@@ -74,8 +79,8 @@ class Constrained:
     """No search: CPR (arXiv 2311.09058), which bounds each weight's norm by what it is after a warm start.
 
     warm_start: the part of the run's steps after which the norms are taken (the paper: twice the warm-up of the
-    learning rate). One candidate beside the others, by default beside none(): what a search has to beat.
-    Raises ValueError unless 0 < warm_start < 1.
+    learning rate). One candidate for each learning rate beside the others, by default beside none(): what a search
+    has to beat. Raises ValueError unless 0 < warm_start < 1.
     """
 
     def __init__(self, warm_start: float = 0.1) -> None:
@@ -87,14 +92,16 @@ class Constrained:
         problem = search.problem
         steps = -(-len(problem.splits[0].train) // problem.batch_size) * problem.epochs
         moment = max(1, round(self.warm_start * steps))
-        search.measure([*candidates, Candidate(decays.constrained(warm_start=moment))])
+        bound = decays.constrained(warm_start=moment)
+        search.measure([*candidates, *(Candidate(bound, rate) for rate in _rates(candidates))])
 
 
 class Optuna:
     """Optuna's samplers through its ask/tell interface: `unit(v)` for v between `low` and `high`, logarithmically.
 
     trials: how many candidates, asked for in groups as large as the cores can train at once. sampler: one of
-    Optuna's; TPE with the search's seed if None. Raises ImportError where Optuna is not installed.
+    Optuna's; TPE with the search's seed if None. Of several learning rates it is asked for one as well.
+    Raises ImportError where Optuna is not installed.
     """
 
     def __init__(self, unit: Callable[[float], Any] = decays.epochs, low: float = 1.0, high: float | None = None,
@@ -108,6 +115,7 @@ class Optuna:
 
     def run(self, search: Search, candidates: Sequence[Candidate]) -> None:
         optuna = self._optuna
+        rates = _rates(candidates)
         before = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
@@ -118,7 +126,9 @@ class Optuna:
             for done in range(0, self.trials, group):
                 trials = [study.ask() for _ in range(min(group, self.trials - done))]
                 high = self.high or max(float(search.problem.epochs), 2 * self.low)
-                asked = [Candidate(self.unit(t.suggest_float("decay", self.low, high, log=True))) for t in trials]
+                asked = [Candidate(self.unit(t.suggest_float("decay", self.low, high, log=True)),
+                                   t.suggest_categorical("learning_rate", rates) if len(rates) > 1 else rates[0])
+                         for t in trials]
                 means = search.measure(asked)
                 for trial, candidate in zip(trials, asked, strict=True):
                     failed = math.isnan(means[candidate])
@@ -135,8 +145,8 @@ class Gradient:
     steps log λ moves by `rate` against the sign of that, on a batch of held-out samples; the sign, where the paper
     has the slope times a learning rate of its own, needs no unit. It starts at λ = `start`, by default that of
     τ = the run's length. What a run per fold and seed comes to, the geometric mean over its last half, becomes one
-    decoupled decay, which is measured like any candidate. The rule looks one step ahead, so it favours small λ.
-    Raises ValueError for a start or rate that is not above 0.
+    decoupled decay for each learning rate, which is measured like any candidate. The rule looks one step ahead, so it
+    favours small λ. Raises ValueError for a start or rate that is not above 0.
     """
 
     def __init__(self, start: float | None = None, rate: float = 0.05, every: int = 4) -> None:
@@ -146,16 +156,19 @@ class Gradient:
 
     def run(self, search: Search, candidates: Sequence[Candidate]) -> None:
         search.measure(candidates)
-        logs = [self._tuned(search, seed, fold)
-                for seed in search.seeds for fold in range(len(search.problem.splits))]
-        search.measure([Candidate(decays.decoupled(float(f"{math.exp(np.mean(logs)):.4g}")))])
+        found = []
+        for rate in _rates(candidates):
+            logs = [self._tuned(search, rate, seed, fold)
+                    for seed in search.seeds for fold in range(len(search.problem.splits))]
+            found.append(Candidate(decays.decoupled(float(f"{math.exp(np.mean(logs)):.4g}")), rate))
+        search.measure(found)
 
-    def _tuned(self, search: Search, seed: int, fold: int) -> float:
+    def _tuned(self, search: Search, learning_rate: float | None, seed: int, fold: int) -> float:
         """log λ that one run comes to; kept like a cell, so that a search that goes on does not run it again."""
-        key = search.problem.named("gradient", self.start, self.rate, self.every, seed, fold)
+        key = search.problem.named("gradient", self.start, self.rate, self.every, learning_rate, seed, fold)
         known = search.store.get(key)
         if known is None:
-            log = tuned_log(search.problem, seed, fold, self.start, self.rate, self.every)
+            log = tuned_log(search.problem, learning_rate, seed, fold, self.start, self.rate, self.every)
             known = Outcome(key, search.problem.epochs, {"log_lambda": [log]})
             search.store.put(known, finished=True)
         return known.history["log_lambda"][-1]

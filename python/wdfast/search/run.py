@@ -125,7 +125,8 @@ def decay(build: Callable[..., Any], x: Any, y: Any, values: Sequence[Any] | Non
     x, y, sample_weight, class_weight, augment, batch_size, epochs: as in `Model.fit`.
     values: decays (`decay.decoupled(0.01)`, `decay.none()` among them if wanted; see `search.grid`, `search.random`);
     by default none() and 8 of `decay.epochs` from 1 to `epochs`. learning_rates: searched as well, each with each
-    decay; with decays in `decay.epochs` the two axes are η and ηλ, which are nearly independent (arXiv 1711.05101).
+    decay, also one that the method makes (optuna chooses both); with decays in `decay.epochs` the two axes are η and
+    ηλ, which are nearly independent (arXiv 1711.05101).
     folds: how many parts, stratified where y are class numbers; or an iterable of (train, held out) rows, or what
     has scikit-learn's `split`. groups: samples of one group stay in one part. repeats: of the folds, shuffled anew.
     validation_split: one split instead. validation_data: (x, y) to measure on instead; all of x is trained on.
