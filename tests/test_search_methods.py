@@ -1,7 +1,8 @@
-"""What the methods that make candidates of their own make of learning rates."""
+"""The methods that make candidates of their own: at which learning rates, and what of a run that fails."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,3 +65,59 @@ def test_optuna_takes_a_single_learning_rate() -> None:
     pytest.importorskip("optuna")
     result = run(method=search.Optuna(trials=2), learning_rates=[0.01])
     assert [row.candidate.learning_rate for row in result.rows] == [0.01] * 3
+
+
+# ---- runs of the gradient that fail ---------------------------------------------------------------------
+
+
+def tunes(value: Any) -> bool:
+    """Whether it is the decay of a run that tunes λ."""
+    return any(callable(term.strength) for term in value.terms)
+
+
+def failing(error: BaseException, runs: int) -> Any:
+    """A `build` that raises the error in the first runs that tune λ."""
+    left = [runs]
+
+    def build(decay: Any) -> Any:
+        if tunes(decay) and left[0]:
+            left[0] -= 1
+            raise error
+        model = dense()
+        model._set_optimizer(model.optimizer.fresh(decay=decay))
+        return model
+
+    return build
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), ValueError("no sense"), OverflowError("too large")])
+def test_a_run_of_the_gradient_that_fails_is_left_out(error: BaseException, tmp_path: Path) -> None:
+    words = f"1 of 2 runs that tune λ failed, and are left out: seed 0 fold 0: {type(error).__name__}: {error}"
+    with pytest.warns(RuntimeWarning, match=words):
+        result = run(failing(error, 1), method="gradient", output=tmp_path, report=False)
+    assert len(result.rows) == 2
+    assert result.failures == []
+    with pytest.warns(RuntimeWarning, match=words):  # told again by a search that goes on, which runs nothing
+        again = run(failing(error, 0), method="gradient", output=tmp_path, report=False)
+    assert again.rows[1].candidate == result.rows[1].candidate
+
+
+def test_the_gradient_that_comes_to_nothing_ends_nothing() -> None:
+    with pytest.warns(RuntimeWarning, match="2 of 2 runs that tune λ failed, so that it finds no decay: seed 0 fold 0: "
+                                            "MemoryError: no room; seed 0 fold 1: MemoryError: no room"):
+        result = run(failing(MemoryError("no room"), 2), method="gradient")
+    assert [row.candidate.decay for row in result.rows] == [decay.none()]
+
+
+def test_a_rate_at_which_the_loss_is_no_number() -> None:
+    with pytest.warns(RuntimeWarning, match=r"λ at learning rate 1e\+30 failed, so that .*: the slope .* nan") as told:
+        result = run(method="gradient", learning_rates=[0.01, 1e30])
+    assert len(told) == 1
+    assert [row.candidate.learning_rate for row in result.rows if not row.failures] == [0.01, 0.01]
+
+
+def test_the_gradient_needs_steps_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="argument 'every': expected at most the 3 steps of a run, got 4"):
+        run(method="gradient", batch_size=61, output=tmp_path)
+    assert list((tmp_path / "cells").iterdir()) == []
+    assert len(run(method=search.Gradient(every=3), batch_size=61).rows) == 2

@@ -51,13 +51,15 @@ class _Tuner(Callback):
         for p, before in zip(self.model.moving, moving, strict=True):
             p.assign(before)
         slope = -sum(float(np.vdot(p.value, p.grad)) for p in self.decayed)
+        if not math.isfinite(slope):
+            raise ValueError(f"the slope of the held-out loss is {slope} after {optimizer.iterations} steps")
         self.log -= self.rate * np.sign(slope)
         self.logs.append(self.log)
 
 
 def tuned_log(problem: Problem, learning_rate: float | None, seed: int, fold: int, start: float | None, rate: float,
               every: int) -> float:
-    """log λ that one run comes to. Raises ValueError where its loss is no number at the end."""
+    """log λ that one run of at least `every` steps comes to. Raises ValueError where a loss is no number."""
     from .cell import Cell, Stop
 
     tuner = _Tuner(rate, every)
@@ -69,7 +71,6 @@ def tuned_log(problem: Problem, learning_rate: float | None, seed: int, fold: in
     run.begin()
     run.advance(problem.epochs, Stop())
     final = run.history.last_logs["loss"]
-    if not (math.isfinite(final) and tuner.logs):
-        raise ValueError(f"search.Gradient: seed {seed}, fold {fold}: the loss is {final} after {len(tuner.logs)} "
-                         "looks at the slope")
+    if not math.isfinite(final):
+        raise ValueError(f"the loss is {final} after {len(tuner.logs)} looks at the slope")
     return float(np.mean(tuner.logs[len(tuner.logs) // 2 :]))

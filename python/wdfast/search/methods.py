@@ -11,7 +11,7 @@ import numpy as np
 from .. import decay as decays
 from .cell import Outcome
 from .gradient import tuned_log
-from .space import Candidate, shortened
+from .space import FAILURES, Candidate, shortened
 
 if TYPE_CHECKING:
     from .run import Search
@@ -146,7 +146,8 @@ class Gradient:
     has the slope times a learning rate of its own, needs no unit. It starts at λ = `start`, by default that of
     τ = the run's length. What a run per fold and seed comes to, the geometric mean over its last half, becomes one
     decoupled decay for each learning rate, which is measured like any candidate. The rule looks one step ahead, so it
-    favours small λ. Raises ValueError for a start or rate that is not above 0.
+    favours small λ. A run that fails is left out, with a warning. Raises ValueError for a start or rate that is not
+    above 0, and where a run has fewer steps than `every`.
     """
 
     def __init__(self, start: float | None = None, rate: float = 0.05, every: int = 4) -> None:
@@ -155,20 +156,37 @@ class Gradient:
         self.start, self.rate, self.every = start, rate, every
 
     def run(self, search: Search, candidates: Sequence[Candidate]) -> None:
+        problem = search.problem
+        steps = min(-(-len(split.train) // problem.batch_size) for split in problem.splits) * problem.epochs
+        if steps < self.every:
+            raise ValueError(f"search.Gradient: argument 'every': expected at most the {steps} steps of a run, "
+                             f"got {self.every}")
         search.measure(candidates)
         found = []
         for rate in _rates(candidates):
-            logs = [self._tuned(search, rate, seed, fold)
-                    for seed in search.seeds for fold in range(len(search.problem.splits))]
-            found.append(Candidate(decays.decoupled(float(f"{math.exp(np.mean(logs)):.4g}")), rate))
+            runs = {(seed, fold): self._tuned(search, rate, seed, fold)
+                    for seed in search.seeds for fold in range(len(problem.splits))}
+            logs = [run.history["log_lambda"][-1] for run in runs.values() if not run.failure]
+            failures = [f"seed {seed} fold {fold}: {run.failure}" for (seed, fold), run in runs.items() if run.failure]
+            if failures:
+                of = "" if rate is None else f" at learning rate {rate:g}"
+                search.warn(f"search.Gradient: {len(failures)} of {len(runs)} runs that tune λ{of} failed, "
+                            f"{'and are left out' if logs else 'so that it finds no decay'}: {'; '.join(failures)}")
+            if logs:
+                found.append(Candidate(decays.decoupled(float(f"{math.exp(np.mean(logs)):.4g}")), rate))
         search.measure(found)
 
-    def _tuned(self, search: Search, learning_rate: float | None, seed: int, fold: int) -> float:
-        """log λ that one run comes to; kept like a cell, so that a search that goes on does not run it again."""
+    def _tuned(self, search: Search, learning_rate: float | None, seed: int, fold: int) -> Outcome:
+        """What one run comes to; kept like a cell, so that a search that goes on does not run it again."""
         key = search.problem.named("gradient", self.start, self.rate, self.every, learning_rate, seed, fold)
         known = search.store.get(key)
         if known is None:
-            log = tuned_log(search.problem, learning_rate, seed, fold, self.start, self.rate, self.every)
-            known = Outcome(key, search.problem.epochs, {"log_lambda": [log]})
+            known = Outcome(key)
+            try:
+                log = tuned_log(search.problem, learning_rate, seed, fold, self.start, self.rate, self.every)
+            except FAILURES as error:
+                known.failure = f"{type(error).__name__}: {error}"
+            else:
+                known.done, known.history = search.problem.epochs, {"log_lambda": [log]}
             search.store.put(known, finished=True)
-        return known.history["log_lambda"][-1]
+        return known

@@ -44,6 +44,7 @@ class Search:
         self.metric, self.larger, self._report = metric, larger, report
         self.outcomes: dict[Cell, Outcome] = {}
         self.order: dict[Candidate, None] = {}  # as they were asked for, however soon each was done
+        self.warnings: list[str] = []
 
     @property
     def cells_per_candidate(self) -> int:
@@ -91,6 +92,10 @@ class Search:
         """The best first; those that failed last."""
         sign = -1 if self.larger else 1
         return sorted(means, key=lambda c: (math.isnan(means[c]), sign * means[c] if not math.isnan(means[c]) else 0))
+
+    def warn(self, text: str) -> None:
+        """Tells it when the search is done: while it is under way, warnings are silenced."""
+        self.warnings.append(text)
 
     def drop(self, candidates: Iterable[Candidate]) -> None:
         """Gives up candidates: their checkpoints are removed, what they came to so far stays."""
@@ -183,6 +188,8 @@ def decay(build: Callable[..., Any], x: Any, y: Any, values: Sequence[Any] | Non
     result = Result(search, probe)
     if output is not None:
         result.save(output, report=report)
+    for text in search.warnings:
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     return result
 
 

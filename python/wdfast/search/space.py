@@ -12,6 +12,8 @@ import numpy as np
 from .. import decay as decays
 
 _LENGTH_FREE = ("constrained", "max_norm", "normalized")  # kinds that a shorter run leaves as they are, or cannot have
+FAILURES = (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError)
+"""What building and training a network may raise: it is told of that training, and the search goes on."""
 
 
 @dataclass(frozen=True)
