@@ -293,6 +293,28 @@ def test_cells_that_fail_are_reported_and_end_nothing() -> None:
     check_failures(None)
 
 
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_a_first_candidate_that_cannot_be_built_ends_nothing(error: type[Exception]) -> None:
+    def build_others(decay: Any = None) -> models.Sequential:
+        if decay == TOO_LARGE:
+            raise error("cannot allocate 1 TB")
+        return build(decay)
+
+    result = search.decay(build_others, *data(), [TOO_LARGE, *VALUES[:2]], **SETTINGS | {"folds": 2, "seeds": 1})
+    (bad,) = [row for row in result.rows if row.failures]
+    assert bad.candidate.decay == TOO_LARGE
+    assert bad.failures == [f"seed 0 fold {k}: {error.__name__}: cannot allocate 1 TB" for k in (0, 1)]
+    assert result.best in VALUES[:2]
+
+
+def test_where_no_candidate_can_be_built_the_first_error_is_raised() -> None:
+    def build_none(decay: Any = None) -> models.Sequential:
+        raise MemoryError(f"cannot allocate 1 TB for {decay}")
+
+    with pytest.raises(MemoryError, match=r"1 TB for epochs\(7.0\)"):
+        search.decay(build_none, *data(), [TOO_LARGE, *VALUES[:2]], **SETTINGS)
+
+
 def test_cells_that_fail_on_dask_are_reported_and_end_nothing(processes: Processes) -> None:
     pytest.importorskip("distributed")
     _, address = processes.scheduler()

@@ -25,7 +25,7 @@ from .folds import Split
 from .local import Local
 from .processes import Processes
 from .result import Result
-from .space import Candidate
+from .space import FAILURES, Candidate
 from .store import Store
 
 _METHODS: dict[str, Callable[[], methods.Method]] = {
@@ -171,10 +171,7 @@ def decay(build: Callable[..., Any], x: Any, y: Any, values: Sequence[Any] | Non
     candidates = _candidates(values, learning_rates, epochs, chosen)
     problem = Problem(build, x, y, splits, batch_size=batch_size, epochs=epochs, sample_weight=sample_weight,
                       class_weight=class_weight, augment=augment, callbacks=callbacks)
-    first = (candidates or [Candidate(decays.none())])[0]
-    rate = first.learning_rate if problem.takes_rate else None
-    cell = Cell(Candidate(first.decay, rate), seed, 0, problem.epochs)
-    probe = problem.model(cell)
+    cell, probe = _probe(problem, candidates, seed)
     metric = _metric(metric, ["loss", *problem.objective(probe).scalars])
     fingerprint = problem.describe(probe, cell)
     store = Store(None if output is None else Path(output), fingerprint | {"metric": metric})
@@ -191,6 +188,19 @@ def decay(build: Callable[..., Any], x: Any, y: Any, values: Sequence[Any] | Non
     for text in search.warnings:
         warnings.warn(text, RuntimeWarning, stacklevel=2)
     return result
+
+
+def _probe(problem: Problem, candidates: Sequence[Candidate], seed: int) -> tuple[Cell, Any]:
+    """The first cell that a model can be made for, and that model. Raises the first one's error if there is none."""
+    first: BaseException | None = None
+    for candidate in candidates:
+        rate = candidate.learning_rate if problem.takes_rate else None
+        cell = Cell(Candidate(candidate.decay, rate), seed, 0, problem.epochs)
+        try:
+            return cell, problem.model(cell)
+        except FAILURES as error:  # that of a network too large for the memory, say: its cells will be told as failed
+            first = first or error
+    raise first
 
 
 def _executor(problem: Problem, jobs: int | None, workers: str, client: Any) -> Any:
