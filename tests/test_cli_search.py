@@ -135,6 +135,29 @@ def test_the_gradient_finds_a_decay(tmp_path: Path) -> None:
     assert found["candidate"]["text"].startswith("decoupled(")
 
 
+def test_bounded_norms_beside_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, *SMALL, "--method", "constrained", "--epochs", "5", "--learning-rates", "0.001,0.01",
+                       "--output", tmp_path / "out")
+    assert code == 0
+    assert "constrained: 1 decay and bounded norms" in out
+    rows = {(row["candidate"]["text"], row["candidate"]["learning_rate"]) for row in results(tmp_path / "out")["rows"]}
+    bound = repr(decay.constrained(warm_start=2))  # a tenth of 4 steps times 5 epochs
+    assert rows == {(text, rate) for text in ("none()", bound) for rate in (0.001, 0.01)}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_processes_come_to_the_same(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = search.decay
+    seen = []
+    monkeypatch.setattr(search, "decay", lambda *args, **settings: (seen.append(settings["workers"]),
+                                                                    called(*args, **settings))[1])
+    assert cli.main(["search", *SMALL, "--values", "none,1,30", "--workers", "processes", "--jobs", "2", "--no-refit",
+                     "--quiet", "--output", str(tmp_path / "out")]) == 0
+    assert seen == ["processes"]
+    for row, own in zip(results(searched)["rows"], results(tmp_path / "out")["rows"], strict=True):
+        assert row["scores"] == own["scores"]
+
+
 def test_optuna_asks_for_trials(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     assert cli.main(["search", *SMALL, "--method", "optuna", "--count", "3", "--no-refit", "--quiet", "--output",
@@ -238,7 +261,8 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
     assert max(map(len, out.splitlines())) <= 110
-    for words in ("--method", "--values", "--learning-rates", "--net", "--augment", "--dask", "wdfast search digits"):
+    for words in ("--method", "--values", "--learning-rates", "--net", "--augment", "--workers", "--dask",
+                  "constrained", "wdfast search digits"):
         assert words in out
 
 
@@ -255,6 +279,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     (["--validation-split", "1"], ["--validation-split"]),
     (["--metric", "beauty"], ["metric", "beauty"]),
     (["--jobs", "0"], ["--jobs"]),
+    (["--workers", "fibres"], ["--workers", "fibres"]),
     (["--nonsense"], ["--nonsense"]),
 ])
 def test_wrong_options_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str],

@@ -15,7 +15,7 @@ from . import options
 from .options import UsageError
 from .prepare import Build, augmentation, check_output, chosen_decay, load_data, say, settings_of, train_and_save
 
-METHODS = ("grid", "random", "halving", "gradient", "optuna")
+METHODS = ("grid", "random", "halving", "gradient", "constrained", "optuna")
 
 _EXAMPLES = """\
 examples:
@@ -60,7 +60,8 @@ def add(commands: Any) -> None:
     group = parser.add_argument_group("search")
     group.add_argument("--method", choices=METHODS, default="grid",
                        help="grid: all, evenly spaced; random: all, drawn; halving: the better half goes on after a "
-                            "quarter and a half of the epochs; gradient: λ follows the held-out loss; optuna (grid)")
+                            "quarter and a half of the epochs; gradient: λ follows the held-out loss; constrained: "
+                            "each weight's norm is bounded, nothing is searched; optuna (grid)")
     group.add_argument("--values", type=_values, metavar="DECAY,…",
                        help="these decays, as train's --decay has them; a bare number takes --unit")
     group.add_argument("--unit", choices=options.UNITS, default="epochs", metavar="UNIT",
@@ -80,6 +81,8 @@ def add(commands: Any) -> None:
                        help="trainings with --seed, --seed + 1, … for each decay and fold (1)")
     group.add_argument("--metric", metavar="NAME", help="what is compared (val_accuracy), such as val_loss")
     group.add_argument("--jobs", type=options.positive_int, metavar="N", help="trainings at a time (all cores)")
+    group.add_argument("--workers", choices=("threads", "processes"), default="threads",
+                       help="what trains; processes are faster where a step takes less than about 0.1 ms (threads)")
     group.add_argument("--dask", metavar="ADDRESS", help="train on the workers of a Dask scheduler, tcp://HOST:PORT")
     options.add_training_group(parser)
     options.add_data_group(parser)
@@ -115,7 +118,7 @@ def _plan(args: argparse.Namespace) -> tuple[list[Any], Any]:
             values = [chosen_decay(options.decay(text)) for text in full]
         except argparse.ArgumentTypeError as error:
             raise UsageError(f"--values: {error}") from None
-    elif args.method in ("gradient", "optuna"):
+    elif args.method in ("gradient", "constrained", "optuna"):
         values = [decay.none()]
     elif args.method == "random":
         values = [decay.none(), *search.random(*_range(args), args.count, seed=args.seed)]
@@ -123,7 +126,8 @@ def _plan(args: argparse.Namespace) -> tuple[list[Any], Any]:
         values = [decay.none(), *search.grid(*_range(args), args.count)]
     if args.method == "optuna":
         return values, search.Optuna(*_range(args), trials=args.count)
-    return values, {"halving": search.Halving, "gradient": search.Gradient}.get(args.method, search.Grid)()
+    methods = {"halving": search.Halving, "gradient": search.Gradient, "constrained": search.Constrained}
+    return values, methods.get(args.method, search.Grid)()
 
 
 def _check_folder(folder: Path) -> None:
@@ -156,7 +160,8 @@ def run(args: argparse.Namespace) -> int:
     rates = [args.learning_rate] if args.learning_rates is None else args.learning_rates
     splits = "one split" if args.validation_split else f"{args.folds} folds"
     splits += f" × {args.repeats}" if args.repeats > 1 and not args.validation_split else ""
-    more = {"optuna": f" and {args.count} trials", "gradient": " and the one that the gradient finds"}
+    more = {"optuna": f" and {args.count} trials", "gradient": " and the one that the gradient finds",
+            "constrained": " and bounded norms"}
     told = f"{len(values)} decay{'s' * (len(values) > 1)}{more.get(args.method, '')}"
     say(args, "search", f"{args.method}: {told}, {splits}, {args.seeds} "
                         f"seed{'s' * (args.seeds > 1)}, net {args.net}, {args.epochs} epochs, batch "
@@ -167,8 +172,8 @@ def run(args: argparse.Namespace) -> int:
                               batch_size=args.batch_size, seed=args.seed, seeds=args.seeds, folds=args.folds,
                               repeats=args.repeats, validation_split=args.validation_split or None,
                               learning_rates=args.learning_rates, method=method, metric=args.metric,
-                              augment=augmentation(args, data), jobs=args.jobs, client=args.dask, output=args.output,
-                              report=False, verbose=0 if args.quiet else "auto")
+                              augment=augmentation(args, data), jobs=args.jobs, workers=args.workers, client=args.dask,
+                              output=args.output, report=False, verbose=0 if args.quiet else "auto")
         if not args.quiet:
             print(f"\n{result}\n", flush=True)
         if args.refit:
