@@ -88,6 +88,7 @@ def _cases() -> dict[str, Case]:
         "dense": Case(dense, x, y, {}),
         "sample weights": Case(dense, x, y, {"sample_weight": weights}),
         "class weights": Case(dense, x, y, {"class_weight": {0: 3.0, 2: 0.5}}),
+        "in order": Case(dense, x, y, {"shuffle": False}),
         "images": Case(_convolutional, images(61), y, {"augment": Augment(flip=True, crop=1, cutout=2)}),
         "mixup": Case(_convolutional, images(61), y, {"augment": Augment(mixup=0.4)}),
         "uint8": Case(_convolutional, pixels, y, {}),

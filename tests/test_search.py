@@ -370,7 +370,7 @@ def test_a_killed_search_goes_on_inside_a_cell(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("what", "change"), [
     ("data", {"x": 1}), ("data", {"y": 1}), ("data", {"sample_weight": np.ones(61)}),
-    ("class_weight", {"class_weight": {0: 2.0}}),
+    ("class_weight", {"class_weight": {0: 2.0}}), ("shuffle", {"shuffle": False}),
     ("folds", {"folds": 3}), ("folds", {"seed": 1}), ("epochs", {"epochs": 2}), ("batch_size", {"batch_size": 9}),
     ("network", {"units": 6}), ("network", {"activation": "tanh"}), ("losses", {"loss": losses.Huber(2.0)}),
     ("metrics", {"metrics": ["mae", "mse"]}), ("metric", {"metric": "val_mae"}), ("optimizer", {"rate": 0.01}),

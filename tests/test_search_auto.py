@@ -37,15 +37,17 @@ def test_the_model_trains_with_the_choice_from_its_own_weights(digits) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_each_candidate_begins_with_the_models_weights(digits) -> None:
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_each_candidate_begins_with_the_models_weights(digits, shuffle: bool) -> None:
     x, y = digits
     model = compiled()
     start = model.get_weights()
-    model.fit(x, y, epochs=4, seed=1, verbose=0, decay="auto", validation_split=0.25)
+    model.fit(x, y, epochs=4, seed=1, verbose=0, decay="auto", validation_split=0.25, shuffle=shuffle)
     best = model.search.best_row
     alone = compiled(own=best.candidate.decay)
     alone.set_weights(start)
-    history = alone.fit(x[:180], y[:180], epochs=4, seed=1, verbose=0, validation_data=(x[180:], y[180:])).history
+    history = alone.fit(x[:180], y[:180], epochs=4, seed=1, verbose=0, validation_data=(x[180:], y[180:]),
+                        shuffle=shuffle).history
     assert best.seeds[0] == 1
     assert best.scores[0] == pytest.approx(history["val_loss"][-1], rel=1e-6)  # other batches of evaluation
     np.testing.assert_array_equal(best.curves["loss"][0], history["loss"])

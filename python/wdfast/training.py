@@ -172,8 +172,9 @@ class Training:
         written at the end of each epoch and on Ctrl-C; if it holds a checkpoint of this training, the
         run goes on from there, to the same bits. Calling `fit` again goes on where the last one ended.
         decay: "auto" first chooses the optimizer's weight decay by the one-standard-error rule from 8 of τ = 1 to
-        `epochs` epochs and none (`wdfast.search`; about four times the work of one fit), says what it chose and why
-        (`model.search` keeps it), and trains from the same weights with an optimizer made anew.
+        `epochs` epochs and none (`wdfast.search`; about four times the work of one fit, twelve times with fewer than
+        10,000 samples, where three seeds are taken), says what it chose and why (`model.search` keeps it), and
+        trains from the same weights with an optimizer made anew.
 
         history: `loss` is the data loss with what layers add to it (each also as `<layer>_loss`), `penalty` that
         of regularisers and coupled decay, then metrics, and `val_…`; with `telemetry` also `weight_norm`, `sparsity`,
@@ -194,7 +195,7 @@ class Training:
                                  f"got {decay!r}")
             seed = initializers.next_seed() if seed is None else seed
             self._choose_decay(x, y, batch_size=batch_size, epochs=epochs, seed=seed, augment=augment,
-                               callbacks=callbacks, validation_split=validation_split,
+                               shuffle=shuffle, callbacks=callbacks, validation_split=validation_split,
                                validation_data=validation_data, sample_weight=sample_weight,
                                class_weight=class_weight, checkpoint=checkpoint, verbose=verbose)
         streamed = isinstance(x, ImageStream)

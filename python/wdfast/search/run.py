@@ -120,14 +120,15 @@ def decay(build: Callable[..., Any], x: Any, y: Any, values: Sequence[Any] | Non
           learning_rates: Sequence[float] | None = None, method: str | methods.Method = "grid",
           metric: str | None = None, groups: Any = None, repeats: int = 1, validation_split: float | None = None,
           validation_data: Any = None, sample_weight: Any = None, class_weight: dict[int, float] | None = None,
-          augment: Augment | None = None, callbacks: Callable[[], Sequence[Callback]] | None = None,
-          jobs: int | None = None, workers: str = "threads", client: Any = None, output: str | Path | None = None,
-          report: bool = True, verbose: int | str = "auto") -> Result:
+          augment: Augment | None = None, shuffle: bool = True,
+          callbacks: Callable[[], Sequence[Callback]] | None = None, jobs: int | None = None, workers: str = "threads",
+          client: Any = None, output: str | Path | None = None, report: bool = True,
+          verbose: int | str = "auto") -> Result:
     """Finds the weight decay for a network and its data. Every candidate meets the same weights, order and folds.
 
     build: a function that returns a compiled model. Arguments of its own named `decay`, `learning_rate` and `epochs`
     are given; without them the optimizer of the model it returns is made anew with the candidate's.
-    x, y, sample_weight, class_weight, augment, batch_size, epochs: as in `Model.fit`.
+    x, y, sample_weight, class_weight, augment, shuffle, batch_size, epochs: as in `Model.fit`.
     values: decays (`decay.decoupled(0.01)`, `decay.none()` among them if wanted; see `search.grid`, `search.random`);
     by default none() and 8 of `decay.epochs` from 1 to `epochs`. learning_rates: searched as well, each with each
     decay, also one that the method makes (optuna chooses both); with decays in `decay.epochs` the two axes are η and
@@ -170,7 +171,7 @@ def decay(build: Callable[..., Any], x: Any, y: Any, values: Sequence[Any] | Non
     chosen = _method(method)
     candidates = _candidates(values, learning_rates, epochs, chosen)
     problem = Problem(build, x, y, splits, batch_size=batch_size, epochs=epochs, sample_weight=sample_weight,
-                      class_weight=class_weight, augment=augment, callbacks=callbacks)
+                      class_weight=class_weight, augment=augment, shuffle=shuffle, callbacks=callbacks)
     cell, probe = _probe(problem, candidates, seed)
     metric = _metric(metric, ["loss", *problem.objective(probe).scalars])
     fingerprint = problem.describe(probe, cell)
