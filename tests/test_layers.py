@@ -72,6 +72,7 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
     ("Rescaling", {"scale": 0.5, "offset": -1.0}, IMAGE),
     ("Dropout", {"rate": 0.5}, IMAGE),
 ]
+RANDOM = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise")  # each draws its own while training
 
 
 def label(case: Any) -> str | None:

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 from support import as_tuple
 from test_layers import CASES as PLAIN
-from test_layers import label
+from test_layers import RANDOM, label
 from test_recurrent_layers import CASES as RECURRENT
 from test_recurrent_layers import SHAPE, padding
 from test_sequence_layers import CASES as SEQUENCES
 from test_sequence_layers import sequences
 
 from wdfast import layers, models
-
-RANDOM = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise")  # each draws its own while training
 
 
 def assert_like_keras(torch: Any, rng: np.random.Generator, model: Any, theirs: Any, arrays: Sequence[np.ndarray],
