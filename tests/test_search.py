@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from search_cases import CASES, VALUES, Outcomes, alone, dense, digest, features
 
-from wdfast import callbacks, decay, layers, losses, models, optimizers, schedules, search, set_num_threads
+from wdfast import callbacks, decay, layers, losses, metrics, models, optimizers, schedules, search, set_num_threads
 
 
 def run(name: str = "dense", values: Any = None, **settings: Any) -> tuple[search.Result, Outcomes]:
@@ -373,8 +373,8 @@ def test_a_killed_search_goes_on_inside_a_cell(tmp_path: Path) -> None:
     ("class_weight", {"class_weight": {0: 2.0}}), ("shuffle", {"shuffle": False}),
     ("folds", {"folds": 3}), ("folds", {"seed": 1}), ("epochs", {"epochs": 2}), ("batch_size", {"batch_size": 9}),
     ("network", {"units": 6}), ("network", {"activation": "tanh"}), ("losses", {"loss": losses.Huber(2.0)}),
-    ("metrics", {"metrics": ["mae", "mse"]}), ("metric", {"metric": "val_mae"}), ("optimizer", {"rate": 0.01}),
-    ("optimizer", {"default": 0.01}), ("weights", {"initializer": "he_normal"}),
+    ("metrics", {"metrics": ["mae", "mse"]}), ("metric", {"metric": "val_mae", "method": "halving"}),
+    ("optimizer", {"rate": 0.01}), ("optimizer", {"default": 0.01}), ("weights", {"initializer": "he_normal"}),
     ("callbacks", {"callbacks": lambda: [callbacks.LearningRateScheduler(lambda epoch: 0.5)]}),
 ])
 def test_another_search_in_the_folder_is_refused(what: str, change: dict[str, Any], tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_another_search_in_the_folder_is_refused(what: str, change: dict[str, An
         settings = {"folds": 2, "epochs": 1, "batch_size": 8, "verbose": 0, "output": tmp_path, **settings}
         return search.decay(build, x, y, [decay.none()], **settings)
 
-    searched(x, y)
+    searched(x, y, method=change.get("method", "grid"))
     other = {"x": x, "y": y}
     for name in ("x", "y"):
         if change.pop(name, 0):
@@ -402,6 +402,44 @@ def test_another_search_in_the_folder_is_refused(what: str, change: dict[str, An
     with pytest.raises(ValueError, match=rf"holds another search \(other [\w, ]*\b{what}\b.*give another folder"):
         searched(**other, **change)
     searched(x, y)  # nothing was spoilt
+
+
+@pytest.mark.parametrize("method", ["grid", "constrained"])
+def test_another_metric_of_the_same_trainings(method: str, tmp_path: Path) -> None:
+    """Where the metric does not decide what is trained, nothing is; results.json has the new one's scores."""
+    values = [decay.none(), decay.epochs(2)]
+
+    def searched(metric: str, folder: Path = tmp_path, method: str = method) -> tuple[search.Result, int]:
+        x, y = features()
+        result = search.decay(build := Counted(), x, y, values, method=method, folds=2, epochs=4, batch_size=8,
+                              metric=metric, output=folder, report=False, verbose=0)
+        return result, build.calls
+
+    searched("val_accuracy")
+    result, calls = searched("val_loss")
+    assert calls == 1
+    alone, _ = searched("val_loss", tmp_path / "alone")
+    assert told(result) == told(alone) == told(searched("val_loss")[0])
+    assert json.loads((tmp_path / "results.json").read_text())["metric"] == "val_loss"
+    # A method that chooses by it may go on there, and others after it; from then on, not one that chooses by another.
+    searched("val_loss", method="halving")
+    searched("val_accuracy")
+    with pytest.raises(ValueError, match=r"holds another search \(other metric\)"):
+        searched("val_accuracy", method="halving")
+    searched("val_loss", method="halving")
+
+
+def test_a_metric_with_a_value_for_each_class_is_known_of_old_cells(tmp_path: Path) -> None:
+    def build() -> Any:
+        model = dense()
+        model.compile("adam", "categorical_crossentropy", [metrics.F1Score()])
+        return model
+
+    x, y = features()
+    settings = {"folds": 2, "epochs": 1, "verbose": 0, "output": tmp_path, "report": False}
+    search.decay(build, x, np.eye(3, dtype=np.float32)[y], VALUES[:1], **settings)
+    with pytest.raises(ValueError, match=r"'metric': expected one of .*val_f1_score_0.*, got 'val_f1_score'"):
+        search.decay(build, x, np.eye(3, dtype=np.float32)[y], VALUES[:1], metric="val_f1_score", **settings)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"key": "other"}', "\x00\x00"])

@@ -31,6 +31,7 @@ from .store import Store
 _METHODS: dict[str, Callable[[], methods.Method]] = {
     "grid": methods.Grid, "halving": methods.Halving, "gradient": methods.Gradient, "optuna": methods.Optuna,
     "constrained": methods.Constrained}
+_MEASURE_ALL = (methods.Grid, methods.Constrained)  # whatever the metric
 _LOWER_IS_BETTER = frozenset({*losses.names(), "loss", "error", "divergence", "penalty", "false_positives",
                               "false_negatives"})
 
@@ -67,6 +68,7 @@ class Search:
             key = self.problem.key(cell)
             known = self.store.get(key)
             if known is not None and (known.failure or known.done >= until):
+                self._check(known)
                 if until == length or known.failure:
                     self.store.drop(key)  # a kill may have come between the outcome and that
                 self.outcomes[cell] = known
@@ -74,9 +76,7 @@ class Search:
             else:
                 tasks.append((cell, until, self.store.checkpoint(key, needed=until < length)))
         for cell, outcome in self.executor.run(tasks):
-            if not outcome.failure and self.metric not in outcome.history:  # one that has a value for each class
-                raise ValueError(f"search: argument 'metric': expected one of {', '.join(outcome.history)}, "
-                                 f"got {self.metric!r}")
+            self._check(outcome)
             before = self.store.get(outcome.key)
             outcome.seconds += before.seconds if before else 0.0
             self.store.put(outcome, finished=until == length or bool(outcome.failure))
@@ -87,6 +87,12 @@ class Search:
             scores = [score(self.outcomes[c], self.metric, until) for c in cells if c.candidate == candidate]
             means[candidate] = float(np.mean(scores))
         return means
+
+    def _check(self, outcome: Outcome) -> None:
+        """Raises ValueError for a metric that has a value for each class, of which one has to be named."""
+        if not outcome.failure and self.metric not in outcome.history:
+            raise ValueError(f"search: argument 'metric': expected one of {', '.join(outcome.history)}, "
+                             f"got {self.metric!r}")
 
     def ranked(self, means: dict[Candidate, float]) -> list[Candidate]:
         """The best first; those that failed last."""
@@ -174,8 +180,8 @@ def decay(build: Callable[..., Any], x: Any, y: Any, values: Sequence[Any] | Non
                       class_weight=class_weight, augment=augment, shuffle=shuffle, callbacks=callbacks)
     cell, probe = _probe(problem, candidates, seed)
     metric = _metric(metric, ["loss", *problem.objective(probe).scalars])
-    fingerprint = problem.describe(probe, cell)
-    store = Store(None if output is None else Path(output), fingerprint | {"metric": metric})
+    store = Store(None if output is None else Path(output), problem.describe(probe, cell),
+                  None if type(chosen) in _MEASURE_ALL else metric)
     progress = Progress(verbose, metric, len(candidates) * seeds * len(splits))
     with closing(store), closing(progress), closing(_executor(problem, jobs, workers, client)) as executor:
         search = Search(problem, range(seed, seed + seeds), executor, store, metric, larger=_larger(metric),

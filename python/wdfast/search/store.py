@@ -15,28 +15,33 @@ from .cell import Outcome
 class Store:
     """A folder: `search.json` says which search, `cells/` has the outcomes, `running/` the checkpoints.
 
+    metric: what decides which cells are trained, None where nothing does: outcomes hold all metrics.
     Without a folder the outcomes stay in memory, and checkpoints, if any are needed, in a temporary place.
     Raises ValueError where the folder holds another search (other data among others), naming what differs.
     """
 
-    def __init__(self, folder: Path | None, fingerprint: dict[str, Any]) -> None:
+    def __init__(self, folder: Path | None, fingerprint: dict[str, Any], metric: str | None = None) -> None:
         self.folder = folder
         self._outcomes: dict[str, Outcome] = {}
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if folder is not None:
-            self._claim(folder / "search.json", fingerprint)
+            self._claim(folder / "search.json", fingerprint, metric)
             (folder / "cells").mkdir(exist_ok=True)
 
-    def _claim(self, path: Path, fingerprint: dict[str, Any]) -> None:
+    def _claim(self, path: Path, fingerprint: dict[str, Any], metric: str | None) -> None:
+        told = {} if metric is None else {"metric": metric}
         if path.exists():
             known = read_json(path)
             known = known.get("fingerprint", {}) if isinstance(known, dict) else {}
             differs = [name for name, value in fingerprint.items() if known.get(name) != value]
+            if metric is not None and known.get("metric", metric) != metric:
+                differs.append("metric")
             if differs:
                 raise ValueError(f"{path.parent}: holds another search (other {', '.join(differs)}); "
                                  "give another folder as output=, or remove it")
+            told = told or {name: known[name] for name in ("metric",) if name in known}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"fingerprint": fingerprint})
+        write_json(path, {"fingerprint": fingerprint | told})
 
     def get(self, key: str) -> Outcome | None:
         """The outcome of a cell, if there is one. Raises ValueError for a file that is damaged."""
