@@ -59,6 +59,13 @@ def with_nan(values: np.ndarray) -> np.ndarray:
     ({"folds": 62}, "at most one fold per sample, got 62 folds of 61 samples"),
     ({"y": Y[:-1]}, "'y': expected 61 samples as in 'x', got 60"),
     ({"y": np.r_[Y[:-1], 3]}, "'y': expected labels from 0 to 2, got 0 to 3"),
+    ({"y": np.full(61, 2)}, "'y': expected samples of at least two classes, got only class 2"),
+    ({"y": np.full((61, 1), 2)}, "'y': expected samples of at least two classes, got only class 2"),
+    ({"y": np.eye(3)[np.full(61, 2)]}, "'y': expected samples of at least two classes, got only class 2"),
+    ({"y": np.ones(61, bool)}, "'y': expected samples of at least two classes, got only class True"),
+    ({"y": np.zeros(61, int), "validation_split": 0.5}, "'y': expected samples of at least two classes"),
+    ({"y": np.zeros(61, int), "validation_data": (X, Y)}, "'y': expected samples of at least two classes"),
+    ({"client": "tcp://127.0.0.1:9", "workers": "processes"}, "'workers': with 'client', Dask's workers train"),
     ({"y": with_nan(Y)}, "'y': expected finite numbers"),
     ({"x": with_nan(X)}, "'x': expected finite numbers"),
     ({"x": X[:, :3]}, r"'x': expected \(N, 4\) float32, got \(61, 3\)"),
@@ -159,6 +166,15 @@ def test_a_frozen_base_may_be_shared() -> None:
     run(build=build, values=VALUES, jobs=2)
     for weight, old in zip(base.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
+
+
+def test_measured_values_may_be_all_the_same() -> None:
+    def build() -> Any:
+        made = models.Sequential([layers.Input((4,)), layers.Dense(1)])
+        made.compile("sgd", "mse")
+        return made
+
+    assert len(run(build=build, y=np.ones(61, np.float32)).rows) == 1
 
 
 def test_decays_by_layer_are_candidates() -> None:

@@ -149,7 +149,7 @@ def decay(build: Callable[..., Any], x: Any, y: Any, values: Sequence[Any] | Non
     of a loss, or ends with one, the lower is the better.
     jobs: trainings at a time, as many as there are cores by default. workers: "threads", or "processes" (forked), which
     are faster where a step takes less than about a tenth of a millisecond. client: a `dask.distributed.Client`, or the
-    address of a scheduler: cells are trained by its workers.
+    address of a scheduler: cells are trained by its workers, without `jobs` and `workers`.
     output: a folder for the results (results.csv, results.json, and with `report` report.png and report.html where
     matplotlib is installed); a search that was killed goes on from it, and no cell is run twice.
 
@@ -217,6 +217,8 @@ def _executor(problem: Problem, jobs: int | None, workers: str, client: Any) -> 
         return Processes(problem, jobs) if workers == "processes" else Local(problem, jobs)
     from .distributed import Dask
 
+    if workers != "threads":
+        raise ValueError(f"search: argument 'workers': with 'client', Dask's workers train the cells, got {workers!r}")
     if jobs is not None:
         raise ValueError("search: argument 'jobs': on Dask's workers, their threads say how many cells train at a time")
     return Dask(problem, client)
@@ -230,6 +232,9 @@ def _parts(x: Any, y: Any, sample_weight: Any, folds: Any, groups: Any, repeats:
     samples = _count("x", x)
     _finite("x", x)
     _finite("y", y)
+    classes = _classes(y)
+    if classes is not None and len(classes) > 1 and (classes == classes[0]).all():
+        raise ValueError(f"search: argument 'y': expected samples of at least two classes, got only class {classes[0]}")
     if groups is not None and (validation_split is not None or validation_data is not None):
         raise ValueError("search: argument 'groups': is for folds, not for 'validation_split' or 'validation_data'")
     if validation_data is not None:
@@ -244,7 +249,6 @@ def _parts(x: Any, y: Any, sample_weight: Any, folds: Any, groups: Any, repeats:
             sample_weight = np.concatenate([ones[0] if sample_weight is None else sample_weight,
                                             given[2] if len(given) > 2 else ones[1]])
         return x, y, sample_weight, [Split(np.arange(samples), np.arange(samples, samples + count))]
-    classes = _classes(y)
     if classes is not None and len(classes) != samples:
         raise ValueError(f"search: argument 'y': expected {samples} samples as in 'x', got {len(classes)}")
     if validation_split is not None:
