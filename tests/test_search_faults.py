@@ -60,6 +60,11 @@ class Gate(callbacks.Callback):
                 time.sleep(0.01)
 
 
+def gates(folder: Path) -> Callable[[], list[Gate]]:
+    """The callbacks of a training. Those of the serial run too: a search with others is another search."""
+    return lambda: [Gate(folder)]
+
+
 def allow(folder: Path, results: int) -> None:
     with atomic_write(folder / "allowed", "w") as file:
         file.write(str(results))
@@ -71,7 +76,7 @@ def finished(folder: Path) -> list[Path]:
 
 def coordinate(folder: Path, address: str | None, again: float = PATIENCE) -> None:
     """The search; on Dask if there is an address. again: seconds for which a lost connection is tried again."""
-    settings = SETTINGS | {"output": folder / "out", "callbacks": lambda: [Gate(folder)]}
+    settings = SETTINGS | {"output": folder / "out", "callbacks": gates(folder)}
     if address is None:
         search.decay(build, *data(), VALUES, jobs=2, **settings)
         return
@@ -155,7 +160,8 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The outcomes by their files' names of one training after the other."""
     folder = tmp_path_factory.mktemp("serial")
-    search.decay(build, *data(), VALUES, **SETTINGS, jobs=1, output=folder / "out")
+    allow(folder, 10 * CELLS)
+    search.decay(build, *data(), VALUES, **SETTINGS, jobs=1, output=folder / "out", callbacks=gates(folder))
     outcomes = {path.name: read_json(path) for path in finished(folder)}
     assert len(outcomes) == CELLS
     return outcomes
