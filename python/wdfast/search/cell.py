@@ -22,7 +22,7 @@ from ..layers.base import numbered_anew
 from ..steps import Arrays, Augment, Objective, Part, with_class_weight
 from ..training import Fit
 from .folds import Split
-from .space import Candidate, shortened
+from .space import FAILURES, Candidate, shortened
 
 _SAVE_EVERY = 30.0  # seconds between checkpoints of a running cell: what a kill can cost
 _EVALUATION_BATCH = 256
@@ -221,7 +221,7 @@ class Problem:
                 run.save()
             elif not watch.failure:
                 run.end()
-        except (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError) as error:
+        except FAILURES as error:
             outcome.failure = f"{type(error).__name__}: {error}"
         else:
             outcome.failure, outcome.done = watch.failure, run.epoch
