@@ -3,7 +3,7 @@
     python examples/resnet20.py [--quick] [--data FOLDER] [--epochs N] [--precision P] [--checkpoint FOLDER]
 
 The network of arXiv 1512.03385, section 4.2, in two functions. Decay is on kernels alone (`model.decay_table()`): 2.5
-epochs is λ = 5e-4 in PyTorch's unit at rate 0.2, momentum 0.9, 391 steps an epoch. Cosine, smoothed labels, mixup, flip,
+epochs is λ = 5e-4 in PyTorch's unit at rate 0.2, momentum 0.9, 391 steps an epoch. Cosine, smooth labels, mixup, flip,
 crop. Measured on CIFAR-10, one seed: --epochs 70 --precision medium, 88.36 % right; --epochs 45, 87.84 %.
 """
 
