@@ -66,6 +66,34 @@ def test_medium_is_float32_arithmetic_on_rounded_factors(name: str, isa: str) ->
         assert_close(got, want.astype(np.float64), tolerance, f"{what} of {name} on {isa}")
 
 
+def patches(x: np.ndarray) -> np.ndarray:
+    """The 3 × 3 surroundings of each pixel, zeros at the edge, as the rows of a matrix."""
+    n, height, width, channels = x.shape
+    wide = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    parts = [wide[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return np.concatenate(parts, axis=-1).reshape(n * height * width, 9 * channels)
+
+
+@pytest.mark.parametrize("channels", [32, 64, 160])
+def test_highest_is_within_twice_the_error_of_a_float32_blas(channels: int, isa: str) -> None:
+    x, w = np.maximum(normal(2, 16, 12, channels), 0), normal(3, 3, channels, channels, seed=1)
+    dy = normal(*x.shape, seed=9)
+
+    def by_products(*arrays: np.ndarray) -> list[np.ndarray]:
+        image, kernel, gradient = arrays
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        flat = gradient.reshape(-1, channels)
+        return [(patches(image) @ kernel.reshape(-1, channels)).reshape(image.shape),
+                (patches(gradient) @ turned.reshape(-1, channels)).reshape(image.shape),
+                (patches(image).T @ flat).reshape(kernel.shape)]
+
+    exact = by_products(*(a.astype(np.float64) for a in (x, w, dy)))
+    ours = results(ops.conv2d, (x, w), dy, padding="same")
+    for what, want, got, blas in zip(("y", "dx", "dw"), exact, ours, by_products(x, w, dy), strict=True):
+        ratio = np.linalg.norm(got - want) / np.linalg.norm(blas - want)
+        assert 0.1 < ratio < 2, f"{what} of {channels} channels on {isa}: {ratio:.2f} times the error of a BLAS"
+
+
 def test_through_winograd_the_error_is_below_twice_that_of_a_sliding_sum(isa: str) -> None:
     exact = results(ops.conv2d, WINOGRAD)
     for got, want in zip(results(ops.conv2d, WINOGRAD, precision="medium"), exact, strict=True):

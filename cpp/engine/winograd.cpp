@@ -8,13 +8,104 @@ namespace {
 constexpr int64_t kMinChannels = 16;
 constexpr int64_t kMaxTiles = 48;        // whole register tiles of 6 and 12
 constexpr int64_t kBlockFloats = 65536;  // of a block's transformed inputs and products: half an L2
+constexpr int64_t kChain = 32;           // terms that follow each other in one sum: a longer one rounds more
 
-int64_t block_tiles(int64_t in, int64_t out) {
-  const int64_t fits = kBlockFloats / (kWinogradCells * (in + out)) / 6 * 6;
+// ---- one axis -----------------------------------------------------------------------------------------
+
+// The transforms of an axis on which a tile has so many pixels of Y: cells t = Bᵀ x and A y (`spread`),
+// y = Aᵀ t, and t = G g, g = Gᵀ t for the three taps of a filter.
+template <int kPixels>
+struct Axis;
+
+template <>
+struct Axis<2> {  // of the points 0, ±1, ∞
+  static constexpr int kPixels = 2, kCells = 4;
+  static WDFAST_INLINE void input(const vf (&x)[4], vf (&t)[4]) {
+    t[0] = x[0] - x[2], t[1] = x[1] + x[2], t[2] = x[2] - x[1], t[3] = x[1] - x[3];
+  }
+  static WDFAST_INLINE void output(const vf (&t)[4], vf (&y)[2]) {
+    y[0] = t[0] + t[1] + t[2], y[1] = t[1] - t[2] - t[3];
+  }
+  static WDFAST_INLINE void spread(const vf (&y)[2], vf (&t)[4]) {
+    t[0] = y[0], t[1] = y[0] + y[1], t[2] = y[0] - y[1], t[3] = -y[1];
+  }
+  static WDFAST_INLINE void filter(const vf (&g)[3], vf (&t)[4]) {
+    t[0] = g[0], t[1] = 0.5f * (g[0] + g[1] + g[2]), t[2] = 0.5f * (g[0] - g[1] + g[2]), t[3] = g[2];
+  }
+  static WDFAST_INLINE void filter_gradient(const vf (&t)[4], vf (&g)[3]) {
+    const vf half_sum = 0.5f * (t[1] + t[2]);
+    g[0] = t[0] + half_sum, g[1] = 0.5f * (t[1] - t[2]), g[2] = half_sum + t[3];
+  }
+};
+
+// Of the points 0, ±a, ±b, ∞. These round least: of the products' usual 0, ±1, ±2 the error is 1.5 times as
+// large (arXiv 1803.10986 on the choice). A row of Bᵀ is Π (x − other points), so G has the divisors.
+template <>
+struct Axis<4> {
+  static constexpr int kPixels = 4, kCells = 6;
+  static constexpr float a = 0.75f, b = 1.5f, aa = a * a, bb = b * b;
+  static constexpr float g0 = 1 / (aa * bb), ga = 1 / (2 * aa * (aa - bb)), gb = 1 / (2 * bb * (bb - aa));
+  static WDFAST_INLINE void input(const vf (&x)[6], vf (&t)[6]) {
+    const vf even_a = x[4] - bb * x[2], odd_a = x[3] - bb * x[1];
+    const vf even_b = x[4] - aa * x[2], odd_b = x[3] - aa * x[1];
+    t[0] = aa * bb * x[0] + (x[4] - (aa + bb) * x[2]);
+    t[1] = even_a + a * odd_a, t[2] = even_a - a * odd_a;
+    t[3] = even_b + b * odd_b, t[4] = even_b - b * odd_b;
+    t[5] = aa * bb * x[1] + (x[5] - (aa + bb) * x[3]);
+  }
+  static WDFAST_INLINE void output(const vf (&t)[6], vf (&y)[4]) {
+    const vf even_a = t[1] + t[2], odd_a = t[1] - t[2], even_b = t[3] + t[4], odd_b = t[3] - t[4];
+    y[0] = t[0] + even_a + even_b;
+    y[1] = a * odd_a + b * odd_b;
+    y[2] = aa * even_a + bb * even_b;
+    y[3] = a * aa * odd_a + (b * bb * odd_b + t[5]);
+  }
+  static WDFAST_INLINE void spread(const vf (&y)[4], vf (&t)[6]) {
+    const vf even_a = y[0] + aa * y[2], odd_a = y[1] + aa * y[3];
+    const vf even_b = y[0] + bb * y[2], odd_b = y[1] + bb * y[3];
+    t[0] = y[0];
+    t[1] = even_a + a * odd_a, t[2] = even_a - a * odd_a;
+    t[3] = even_b + b * odd_b, t[4] = even_b - b * odd_b;
+    t[5] = y[3];
+  }
+  static WDFAST_INLINE void filter(const vf (&g)[3], vf (&t)[6]) {
+    const vf even_a = ga * (g[0] + aa * g[2]), odd_a = ga * a * g[1];
+    const vf even_b = gb * (g[0] + bb * g[2]), odd_b = gb * b * g[1];
+    t[0] = g0 * g[0];
+    t[1] = even_a + odd_a, t[2] = even_a - odd_a;
+    t[3] = even_b + odd_b, t[4] = even_b - odd_b;
+    t[5] = g[2];
+  }
+  static WDFAST_INLINE void filter_gradient(const vf (&t)[6], vf (&g)[3]) {
+    const vf even_a = ga * (t[1] + t[2]), odd_a = ga * a * (t[1] - t[2]);
+    const vf even_b = gb * (t[3] + t[4]), odd_b = gb * b * (t[3] - t[4]);
+    g[0] = g0 * t[0] + even_a + even_b;
+    g[1] = odd_a + odd_b;
+    g[2] = aa * even_a + (bb * even_b + t[5]);
+  }
+};
+
+using Down = Axis<2>;  // a tile's height
+template <class Across>
+constexpr int kCells = Down::kCells * Across::kCells;
+
+// f(Across) for a tile so many pixels wide.
+template <class F>
+WDFAST_INLINE void with_axis(int64_t across, const F& f) {
+  if (across == 4)
+    f(Axis<4>{});
+  else
+    f(Axis<2>{});
+}
+
+// ---- blocks of tiles ----------------------------------------------------------------------------------
+
+int64_t block_tiles(int64_t cells, int64_t in, int64_t out) {
+  const int64_t fits = kBlockFloats / (cells * (in + out)) / 6 * 6;
   return fits < 6 ? 6 : fits > kMaxTiles ? kMaxTiles : fits;
 }
 
-// Lanes (floats, or pairs of bfloat16) from a cell of a block to the next: not a power of two, or all sixteen
+// Lanes (floats, or pairs of bfloat16) from a cell of a block to the next: not a power of two, or all of them
 // would lie in one set of the L1.
 int64_t cell_lanes(int64_t tiles, int64_t channels) { return tiles * channels + 16; }
 
@@ -25,179 +116,215 @@ struct Tile {  // of Y
 // Calls f(tiles, how many) for blocks of the tiles of these rows, in order.
 template <class F>
 WDFAST_INLINE void for_blocks(const WinogradRows& r, const F& f) {
-  const int64_t across = ceil_div(r.width, 2), n = ceil_div(r.end - r.first, 2) * across;
-  const int64_t most = block_tiles(r.in, r.out), blocks = ceil_div(n, most);
+  const int64_t across = ceil_div(r.width, r.across), n = ceil_div(r.end - r.first, 2) * across;
+  const int64_t most = block_tiles(winograd_cells(r.across), r.in, r.out), blocks = ceil_div(n, most);
   Tile tiles[kMaxTiles];
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = n * b / blocks, count = n * (b + 1) / blocks - begin;
     for (int64_t i = 0; i < count; ++i) {
-      tiles[i] = {r.first + (begin + i) / across * 2, (begin + i) % across * 2};
+      tiles[i] = {r.first + (begin + i) / across * 2, (begin + i) % across * r.across};
     }
     f(tiles, count);
   }
 }
 
-// How the factors of one tile are kept: at(cell, channel) = v. As floats, as bfloat16 whose neighbours are
-// two channels, or as bfloat16 whose neighbours are two tiles.
+// Asks for the lines of the pixels of each tile, so many rows on. Transforms wait for memory, products do not
+// need it: what the next transforms will read and write is brought in meanwhile.
+WDFAST_INLINE void ask_for_pixels(const WinogradRows& r, const Image& image, int64_t channels,
+                                  const Tile* tile, const Tile* end, int64_t rows) {
+  for (; tile < end; ++tile)
+    for (int64_t i = 0; i < 2; ++i)
+      for (int64_t j = 0; j < r.across; ++j)
+        for (int64_t c = 0; c < channels; c += kLine)
+          ask_for_line(image.origin + (tile->row + rows + i) * image.row + (tile->column + j) * image.pixel +
+                       c);
+}
+
+// How many rows of Y further the next n tiles lie: past the last one in the next image, or nowhere.
+int64_t rows_ahead(const WinogradRows& r, int64_t n) { return ceil_div(n, ceil_div(r.width, r.across)) * 2; }
+
+// ---- transforms ---------------------------------------------------------------------------------------
+
+// n, unknown to the compiler, which else computes the addresses of all cells ahead and keeps them on the
+// stack.
+WDFAST_INLINE int64_t opaque(int64_t n) {
+  asm volatile("" : "+r"(n));
+  return n;
+}
+
+// How the factors of one tile are kept: at(channel) takes those of its cells, one after the other. As floats,
+// as bfloat16 whose neighbours are two channels, or as bfloat16 whose neighbours are two tiles.
 struct Floats {
   float* to;
   int64_t cell;
-  WDFAST_INLINE void put(int64_t k, int64_t c, vf v) const { store(to + k * cell + c, v); }
+  WDFAST_INLINE auto at(int64_t c) const {
+    return [next = to + c, step = opaque(cell)](vf v) mutable { store(next, v), next += step; };
+  }
 };
 struct ChannelPairs {
   float* to;
   int64_t cell;
-  WDFAST_INLINE void put(int64_t k, int64_t c, vf v) const {
-    store(reinterpret_cast<half*>(to + k * cell) + c, v);
+  WDFAST_INLINE auto at(int64_t c) const {
+    return [next = reinterpret_cast<half*>(to) + c, step = opaque(2 * cell)](vf v) mutable {
+      store(next, v), next += step;
+    };
   }
 };
 struct TilePairs {  // the first of two tiles leaves zeros for the second
   float* to;
   int64_t cell;
   bool second;
-  WDFAST_INLINE void put(int64_t k, int64_t c, vf v) const {
-    float* at = to + k * cell + c;
-    const vi bits = __builtin_convertvector(round_half(v), vi);
-    const vi both = second ? reinterpret_cast<vi>(load(at)) | bits << 16 : bits;
-    store(at, reinterpret_cast<vf>(both));
+  WDFAST_INLINE auto at(int64_t c) const {
+    return [next = to + c, step = opaque(cell), also = second](vf v) mutable {
+      const vi bits = __builtin_convertvector(round_half(v), vi);
+      const vi both = also ? reinterpret_cast<vi>(load(next)) | bits << 16 : bits;
+      store(next, reinterpret_cast<vf>(both)), next += step;
+    };
   }
 };
 
-// Bᵀ X B; x(i, j): the first channel of a pixel.
-template <class Pixel, class Factors>
+// Bᵀ X B; x(channel)(i, j): where it is in a pixel.
+template <class Across, class Pixel, class Factors>
 WDFAST_INLINE void transform_input(const Pixel& x, int64_t channels, const Factors& v) {
+  constexpr int kAcross = Across::kCells;
   for (int64_t c = 0; c < channels; c += kLanes) {
+    const auto pixel = x(c);
+    auto put = v.at(c);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      vf t[4];
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const vf a = load(x(i == 0 ? 0 : i == 2 ? 2 : 1, j) + c);
-        const vf b = load(x(i == 0 ? 2 : i == 2 ? 1 : i == 1 ? 2 : 3, j) + c);
-        t[j] = i == 1 ? a + b : a - b;
+    for (int i = 0; i < Down::kCells; ++i) {  // two pixels at a time are fewer registers than Down::input
+      vf row[kAcross], cells[kAcross];
+#pragma GCC unroll 6
+      for (int j = 0; j < kAcross; ++j) {
+        const vf a = load(pixel(i == 0 ? 0 : i == 2 ? 2 : 1, j));
+        const vf b = load(pixel(i == 0 ? 2 : i == 2 ? 1 : i == 1 ? 2 : 3, j));
+        row[j] = i == 1 ? a + b : a - b;
       }
-      v.put(4 * i, c, t[0] - t[2]);
-      v.put(4 * i + 1, c, t[1] + t[2]);
-      v.put(4 * i + 2, c, t[2] - t[1]);
-      v.put(4 * i + 3, c, t[1] - t[3]);
+      Across::input(row, cells);
+#pragma GCC unroll 6
+      for (int j = 0; j < kAcross; ++j) put(cells[j]);
     }
   }
 }
 
 // factors(i): where those of tile i go. zeros: as many as X has channels, for pixels that do not exist.
-template <class FactorsOf>
-void transform_inputs(const WinogradRows& r, const Image& x, const Tile* tiles, int64_t n, float* zeros,
-                      const FactorsOf& factors) {
+template <class Across, class FactorsOf>
+WDFAST_INLINE void transform_inputs(const WinogradRows& r, const Image& x, const Tile* tiles, int64_t n,
+                                    float* zeros, const FactorsOf& factors) {
+  constexpr int kRows = Down::kCells, kColumns = Across::kCells;
   __builtin_memset(zeros, 0, static_cast<size_t>(r.in) * 4);
   for (int64_t i = 0; i < n; ++i) {
     const int64_t row = tiles[i].row - r.top, column = tiles[i].column - r.left;
     const float* corner = x.origin + row * x.row + column * x.pixel;
     const auto within = [](int64_t at, Range range) { return at >= range.first && at < range.end; };
-    const auto inside = [=](int64_t at, Range range) { return within(at, range) && within(at + 3, range); };
-    if (inside(row, r.x_rows) && inside(column, r.x_columns)) {
-      transform_input([=, &x](int a, int b) { return corner + a * x.row + b * x.pixel; }, r.in, factors(i));
+    if (within(row, r.x_rows) && within(row + kRows - 1, r.x_rows) && within(column, r.x_columns) &&
+        within(column + kColumns - 1, r.x_columns)) {
+      const auto pixels = [=, &x](int64_t c) {
+        return [first = corner + c, down = opaque(x.row), across = opaque(x.pixel)](int a, int b) {
+          return first + a * down + b * across;
+        };
+      };
+      transform_input<Across>(pixels, r.in, factors(i));
       continue;
     }
-    const float* pixels[4][4];
-    for (int a = 0; a < 4; ++a)
-      for (int b = 0; b < 4; ++b) {
+    const float* pixels[kRows][kColumns];
+    for (int a = 0; a < kRows; ++a)
+      for (int b = 0; b < kColumns; ++b) {
         const bool exists = within(row + a, r.x_rows) && within(column + b, r.x_columns);
         pixels[a][b] = exists ? corner + a * x.row + b * x.pixel : zeros;
       }
-    transform_input([&](int a, int b) { return pixels[a][b]; }, r.in, factors(i));
+    transform_input<Across>([&](int64_t c) { return [&, c](int a, int b) { return pixels[a][b] + c; }; },
+                            r.in, factors(i));
   }
 }
 
 // Y ← Aᵀ m A, bias, ReLU: the pixels of one tile that exist.
+template <class Across>
 WDFAST_INLINE void transform_output(const WinogradRows& r, const float* m, int64_t cell, const float* bias,
                                     bool relu, bool add, const Tile& tile, const Image& y) {
-  const bool below = tile.row + 1 < r.end, beside = tile.column + 1 < r.width;
+  constexpr int kAcross = Across::kCells;
+  const bool below = tile.row + 1 < r.end;
+  const int64_t columns = r.width - tile.column;
   float* corner = y.origin + tile.row * y.row + tile.column * y.pixel;
   for (int64_t c = 0; c < r.out; c += kLanes) {
     const vf shift = bias ? load(bias + c) : vf{};
-    vf top[4], bottom[4];
+    const float* at = m + c;
+    const int64_t step = opaque(cell), row = opaque(kAcross * cell);
+    vf top[kAcross], bottom[kAcross];
+#pragma GCC unroll 6
+    for (int j = 0; j < kAcross; ++j) {
+      vf cells[Down::kCells], rows[2];
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const float* at = m + j * cell + c;
-      const vf a = load(at), b = load(at + 4 * cell), d = load(at + 8 * cell), e = load(at + 12 * cell);
-      top[j] = a + b + d;
-      bottom[j] = b - d - e;
+      for (int i = 0; i < Down::kCells; ++i) cells[i] = load(at + i * row);
+      at += step;
+      Down::output(cells, rows);
+      top[j] = rows[0], bottom[j] = rows[1];
     }
-    const auto put = [&](float* to, vf value) {
-      value += shift;
-      if (add) value += load(to);
-      if (relu) value = vmax(value, vf{});
-      store(to, value);
+    const auto put = [&](const vf(&from)[kAcross], float* to) {
+      vf pixels[Across::kPixels];
+      Across::output(from, pixels);
+#pragma GCC unroll 4
+      for (int j = 0; j < Across::kPixels; ++j) {
+        if (j >= columns) break;
+        float* at = to + j * y.pixel + c;
+        vf value = pixels[j] + shift;
+        if (add) value += load(at);
+        if (relu) value = vmax(value, vf{});
+        store(at, value);
+      }
     };
-    float* to = corner + c;
-    put(to, top[0] + top[1] + top[2]);
-    if (beside) put(to + y.pixel, top[1] - top[2] - top[3]);
-    if (below) put(to + y.row, bottom[0] + bottom[1] + bottom[2]);
-    if (below && beside) put(to + y.row + y.pixel, bottom[1] - bottom[2] - bottom[3]);
+    put(top, corner);
+    if (below) put(bottom, corner + y.row);
   }
 }
 
-// Asks for the lines of the 2 × 2 pixels of each tile, so many rows on. Transforms wait for memory, products
-// do not need it: what the next transforms will read and write is brought in meanwhile.
-WDFAST_INLINE void ask_for_pixels(const Image& image, int64_t channels, const Tile* tile, const Tile* end,
-                                  int64_t rows) {
-  for (; tile < end; ++tile)
-    for (int64_t c = 0; c < channels; c += kLine) {
-      const float* corner = image.origin + (tile->row + rows) * image.row + tile->column * image.pixel + c;
-      ask_for_line(corner);
-      ask_for_line(corner + image.pixel);
-      ask_for_line(corner + image.row);
-      ask_for_line(corner + image.row + image.pixel);
-    }
-}
-
-// How many rows of Y further the next n tiles lie: past the last one in the next image, or nowhere.
-int64_t rows_ahead(const WinogradRows& r, int64_t n) { return ceil_div(n, ceil_div(r.width, 2)) * 2; }
-
 // A dY Aᵀ, zeros for pixels that do not exist.
-template <class FactorsOf>
-void transform_gradients(const WinogradRows& r, const Image& dy, const Tile* tiles, int64_t n,
-                         const FactorsOf& factors) {
+template <class Across, class FactorsOf>
+WDFAST_INLINE void transform_gradients(const WinogradRows& r, const Image& dy, const Tile* tiles, int64_t n,
+                                       const FactorsOf& factors) {
+  constexpr int kAcross = Across::kCells, kPixels = Across::kPixels;
   for (int64_t i = 0; i < n; ++i) {
     const Tile& tile = tiles[i];
-    const auto m = factors(i);
-    const bool below = tile.row + 1 < r.end, beside = tile.column + 1 < r.width;
+    const bool below = tile.row + 1 < r.end;
+    const int64_t columns = r.width - tile.column;
     const float* corner = dy.origin + tile.row * dy.row + tile.column * dy.pixel;
     for (int64_t c = 0; c < r.out; c += kLanes) {
-      const float* at = corner + c;
-      const vf g[2][2] = {
-          {load(at), beside ? load(at + dy.pixel) : vf{}},
-          {below ? load(at + dy.row) : vf{}, below && beside ? load(at + dy.row + dy.pixel) : vf{}}};
+      auto put = factors(i).at(c);
+      vf cells[kPixels][Down::kCells];
 #pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) {
-        const auto row = [&](int j) {
-          return k == 0 ? g[0][j] : k == 1 ? g[0][j] + g[1][j] : k == 2 ? g[0][j] - g[1][j] : -g[1][j];
-        };
-        const vf a = row(0), b = row(1);
-        m.put(4 * k, c, a);
-        m.put(4 * k + 1, c, a + b);
-        m.put(4 * k + 2, c, a - b);
-        m.put(4 * k + 3, c, -b);
+      for (int j = 0; j < kPixels; ++j) {
+        const float* at = corner + j * dy.pixel + c;
+        const vf pixels[2] = {j < columns ? load(at) : vf{}, j < columns && below ? load(at + dy.row) : vf{}};
+        Down::spread(pixels, cells[j]);
+      }
+#pragma GCC unroll 4
+      for (int k = 0; k < Down::kCells; ++k) {
+        vf row[kPixels], spread[kAcross];
+#pragma GCC unroll 4
+        for (int j = 0; j < kPixels; ++j) row[j] = cells[j][k];
+        Across::spread(row, spread);
+#pragma GCC unroll 6
+        for (int j = 0; j < kAcross; ++j) put(spread[j]);
       }
     }
   }
 }
 
 // U of one tap matrix g(ky, kx): G g Gᵀ, for one vector of channels.
-template <class Tap>
-WDFAST_INLINE void filter_cells(const Tap& tap, vf (&u)[kWinogradCells]) {
-  vf t[4][3];
+template <class Across, class Tap>
+WDFAST_INLINE void filter_cells(const Tap& tap, vf (&u)[kCells<Across>]) {
+  vf columns[3][Down::kCells];
 #pragma GCC unroll 3
   for (int j = 0; j < 3; ++j) {
-    const vf a = tap(0, j), b = tap(1, j), c = tap(2, j);
-    t[0][j] = a, t[1][j] = 0.5f * (a + b + c), t[2][j] = 0.5f * (a - b + c), t[3][j] = c;
+    const vf taps[3] = {tap(0, j), tap(1, j), tap(2, j)};
+    Down::filter(taps, columns[j]);
   }
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    u[4 * i] = t[i][0];
-    u[4 * i + 1] = 0.5f * (t[i][0] + t[i][1] + t[i][2]);
-    u[4 * i + 2] = 0.5f * (t[i][0] - t[i][1] + t[i][2]);
-    u[4 * i + 3] = t[i][2];
+  for (int i = 0; i < Down::kCells; ++i) {
+    const vf row[3] = {columns[0][i], columns[1][i], columns[2][i]};
+    vf cells[Across::kCells];
+    Across::filter(row, cells);
+#pragma GCC unroll 6
+    for (int j = 0; j < Across::kCells; ++j) u[Across::kCells * i + j] = cells[j];
   }
 }
 
@@ -208,139 +335,100 @@ int64_t panel_at(int64_t in, int64_t out, int64_t i, int64_t o) {
   return panel * kPanel * in + i * panel_columns(out, panel) + o % kPanel;
 }
 
-// U of the `in` channels, of which cells(i, o, u) computes the vector of output channels at o.
-template <class Cells>
-void pack_filter(int64_t in, int64_t out, float* u, bool pairs, const Cells& cells) {
+// U of the `in` channels; tap(i, o, ky, kx): of one of them, for the vector of output channels at o.
+template <class Tap>
+void pack_filter(int64_t in, int64_t out, int64_t across, float* u, bool pairs, const Tap& tap) {
   const int64_t lanes = pairs ? in / 2 : in;
-  parallel_blocks(lanes, 8, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t o = 0; o < out; o += kLanes) {
-        vf first[kWinogradCells], second[kWinogradCells];
-        cells(pairs ? 2 * i : i, o, first);
-        if (pairs) cells(2 * i + 1, o, second);
-        for (int k = 0; k < kWinogradCells; ++k)
-          store(u + k * lanes * out + panel_at(lanes, out, i, o),
-                pairs ? make_pairs(first[k], second[k]) : first[k]);
-      }
-  });
-}
-
-}  // namespace
-
-bool winograd_fits(const Window& w) {
-  return w.groups == 1 && w.h.kernel == 3 && w.w.kernel == 3 && w.h.stride == 1 && w.w.stride == 1 &&
-         w.h.dilation == 1 && w.w.dilation == 1 && w.cx % kLanes == 0 && w.cy % kLanes == 0 &&
-         w.cx >= kMinChannels && w.cy >= kMinChannels && w.h.out > 1 && w.w.out > 1;
-}
-
-int64_t winograd_scratch_floats(int64_t in, int64_t out) {
-  const int64_t tiles = block_tiles(in, out);
-  return in + kWinogradCells * (cell_lanes(tiles, in) + cell_lanes(tiles, out));
-}
-
-void winograd_filter(const float* w, int64_t in, int64_t out, float* u, bool pairs) {
-  pack_filter(in, out, u, pairs, [=](int64_t i, int64_t o, vf(&cells)[kWinogradCells]) {
-    filter_cells([=](int ky, int kx) { return load(w + ((ky * 3 + kx) * in + i) * out + o); }, cells);
-  });
-}
-
-void winograd_filter_adjoint(const float* w, int64_t in, int64_t out, float* u, bool pairs) {
-  pack_filter(out, in, u, pairs, [=](int64_t o, int64_t i, vf(&cells)[kWinogradCells]) {
-    filter_cells(
-        [=](int ky, int kx) {
-          vf tap;
-          for (int lane = 0; lane < kLanes; ++lane)
-            tap[lane] = w[((8 - ky * 3 - kx) * in + i + lane) * out + o];
-          return tap;
-        },
-        cells);
-  });
-}
-
-void winograd_filter_gradient(const float* du, int64_t in, int64_t out, float* dw, bool add) {
-  parallel_blocks(in * out / kLanes, 1024, [=](int64_t begin, int64_t end) {
-    for (int64_t at = begin * kLanes; at < end * kLanes; at += kLanes) {
-      vf t[3][4];
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const auto m = [&](int i) { return load(du + (4 * i + j) * in * out + at); };
-        const vf b = m(1), c = m(2);
-        t[0][j] = m(0) + 0.5f * (b + c), t[1][j] = 0.5f * (b - c), t[2][j] = 0.5f * (b + c) + m(3);
-      }
-#pragma GCC unroll 3
-      for (int i = 0; i < 3; ++i) {
-        const vf half_sum = 0.5f * (t[i][1] + t[i][2]);
-        const vf taps[3] = {t[i][0] + half_sum, 0.5f * (t[i][1] - t[i][2]), half_sum + t[i][3]};
-#pragma GCC unroll 3
-        for (int j = 0; j < 3; ++j) {
-          float* to = dw + (i * 3 + j) * in * out + at;
-          store(to, add ? load(to) + taps[j] : taps[j]);
+  with_axis(across, [&](auto axis) {
+    using Across = decltype(axis);
+    parallel_blocks(lanes, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t o = 0; o < out; o += kLanes) {
+          vf first[kCells<Across>], second[kCells<Across>];
+          const auto cells = [&](int64_t from, vf(&to)[kCells<Across>]) {
+            filter_cells<Across>([&](int ky, int kx) { return tap(from, o, ky, kx); }, to);
+          };
+          cells(pairs ? 2 * i : i, first);
+          if (pairs) cells(2 * i + 1, second);
+          for (int k = 0; k < kCells<Across>; ++k)
+            store(u + k * lanes * out + panel_at(lanes, out, i, o),
+                  pairs ? make_pairs(first[k], second[k]) : first[k]);
         }
-      }
-    }
+    });
   });
 }
 
-void winograd_gather(const WinogradRows& r, Image x, const float* u, const float* bias, bool relu, bool add,
-                     Image y, float* scratch) {
+// ---- blocks through their transforms and products -------------------------------------------------------
+
+// Where the products of a block go, behind the zeros and the transformed inputs.
+float* products_of(const WinogradRows& r, float* inputs) {
+  const int64_t cells = winograd_cells(r.across);
+  return inputs + cells * cell_lanes(block_tiles(cells, r.in, r.out), r.in);
+}
+
+template <class Across>
+void gather_tiles(const WinogradRows& r, Image x, const float* u, const float* bias, bool relu, bool add,
+                  Image y, float* scratch) {
   const int64_t depth = r.pairs ? r.in / 2 : r.in;
-  float* zeros = scratch;
-  float* v = zeros + r.in;
-  float* m = v + kWinogradCells * cell_lanes(block_tiles(r.in, r.out), r.in);
+  float *zeros = scratch, *v = zeros + r.in, *m = products_of(r, v);
   for_blocks(r, [&](const Tile* tiles, int64_t n) {
-    const int64_t cell = cell_lanes(n, depth);
+    const int64_t cell = cell_lanes(n, depth), m_cell = cell_lanes(n, r.out);
     if (r.pairs)
-      transform_inputs(r, x, tiles, n, zeros, [&](int64_t i) { return ChannelPairs{v + i * depth, cell}; });
+      transform_inputs<Across>(r, x, tiles, n, zeros,
+                               [&](int64_t i) { return ChannelPairs{v + i * depth, cell}; });
     else
-      transform_inputs(r, x, tiles, n, zeros, [&](int64_t i) { return Floats{v + i * depth, cell}; });
-    const Run run = {0, depth};
-    for (int64_t k = 0; k < kWinogradCells; ++k) {
-      const Tile *part = tiles + n * k / kWinogradCells, *end = tiles + n * (k + 1) / kWinogradCells;
-      ask_for_pixels(x, r.in, part, end, rows_ahead(r, n) + 1);
-      ask_for_pixels(y, r.out, part, end, 0);
-      for (int64_t panel = 0; panel < panel_count(r.out); ++panel) {
-        const int64_t columns = panel_columns(r.out, panel);
-        multiply({.a = v + k * cell,
-                  .a_stride = depth,
-                  .runs = &run,
-                  .n_runs = 1,
-                  .b = u + k * depth * r.out + panel * kPanel * depth,
-                  .b_stride = columns,
-                  .c = m + k * cell_lanes(n, r.out) + panel * kPanel,
-                  .c_stride = r.out,
-                  .bias = nullptr,
-                  .columns = columns,
-                  .add = false,
-                  .relu = false,
-                  .pairs = r.pairs},
-                 n);
-      }
+      transform_inputs<Across>(r, x, tiles, n, zeros, [&](int64_t i) { return Floats{v + i * depth, cell}; });
+    const int64_t ahead = rows_ahead(r, n);
+    for (int64_t k = 0; k < kCells<Across>; ++k) {
+      const Tile *part = tiles + n * k / kCells<Across>, *end = tiles + n * (k + 1) / kCells<Across>;
+      ask_for_pixels(r, x, r.in, part, end, ahead + 1);
+      ask_for_pixels(r, y, r.out, part, end, 0);
+      for (int64_t panel = 0; panel < panel_count(r.out); ++panel)
+        for (int64_t first = 0; first < depth; first += kChain) {
+          const int64_t columns = panel_columns(r.out, panel);
+          const Run run = {first, depth - first < kChain ? depth - first : kChain};
+          multiply({.a = v + k * cell,
+                    .a_stride = depth,
+                    .runs = &run,
+                    .n_runs = 1,
+                    .b = u + k * depth * r.out + panel * kPanel * depth + first * columns,
+                    .b_stride = columns,
+                    .c = m + k * m_cell + panel * kPanel,
+                    .c_stride = r.out,
+                    .bias = nullptr,
+                    .columns = columns,
+                    .add = first > 0,
+                    .relu = false,
+                    .pairs = r.pairs},
+                   n);
+        }
     }
     for (int64_t i = 0; i < n; ++i)
-      transform_output(r, m + i * r.out, cell_lanes(n, r.out), bias, relu, add, tiles[i], y);
+      transform_output<Across>(r, m + i * r.out, m_cell, bias, relu, add, tiles[i], y);
   });
 }
 
-void winograd_weights(const WinogradRows& r, Image x, Image dy, float* du, float* scratch) {
-  float* zeros = scratch;
-  float* v = zeros + r.in;
-  float* m = v + kWinogradCells * cell_lanes(block_tiles(r.in, r.out), r.in);
+template <class Across>
+void sum_tiles(const WinogradRows& r, Image x, Image dy, float* du, float* scratch) {
+  float *zeros = scratch, *v = zeros + r.in, *m = products_of(r, v);
   for_blocks(r, [&](const Tile* tiles, int64_t n) {
     const int64_t terms = r.pairs ? (n + 1) / 2 : n;
     const int64_t v_cell = cell_lanes(terms, r.in), m_cell = cell_lanes(terms, r.out);
     if (r.pairs) {
-      transform_inputs(r, x, tiles, n, zeros,
-                       [&](int64_t i) { return TilePairs{v + i / 2 * r.in, v_cell, i % 2 == 1}; });
-      transform_gradients(r, dy, tiles, n,
-                          [&](int64_t i) { return TilePairs{m + i / 2 * r.out, m_cell, i % 2 == 1}; });
+      transform_inputs<Across>(r, x, tiles, n, zeros,
+                               [&](int64_t i) { return TilePairs{v + i / 2 * r.in, v_cell, i % 2 == 1}; });
+      transform_gradients<Across>(
+          r, dy, tiles, n, [&](int64_t i) { return TilePairs{m + i / 2 * r.out, m_cell, i % 2 == 1}; });
     } else {
-      transform_inputs(r, x, tiles, n, zeros, [&](int64_t i) { return Floats{v + i * r.in, v_cell}; });
-      transform_gradients(r, dy, tiles, n, [&](int64_t i) { return Floats{m + i * r.out, m_cell}; });
+      transform_inputs<Across>(r, x, tiles, n, zeros,
+                               [&](int64_t i) { return Floats{v + i * r.in, v_cell}; });
+      transform_gradients<Across>(r, dy, tiles, n, [&](int64_t i) { return Floats{m + i * r.out, m_cell}; });
     }
-    for (int64_t k = 0; k < kWinogradCells; ++k) {
-      const Tile *part = tiles + n * k / kWinogradCells, *end = tiles + n * (k + 1) / kWinogradCells;
-      ask_for_pixels(x, r.in, part, end, rows_ahead(r, n) + 1);
-      ask_for_pixels(dy, r.out, part, end, rows_ahead(r, n));
+    const int64_t ahead = rows_ahead(r, n);
+    for (int64_t k = 0; k < kCells<Across>; ++k) {
+      const Tile *part = tiles + n * k / kCells<Across>, *end = tiles + n * (k + 1) / kCells<Across>;
+      ask_for_pixels(r, x, r.in, part, end, ahead + 1);
+      ask_for_pixels(r, dy, r.out, part, end, ahead);
       for (int64_t column = 0; column < r.out; column += kPanel)
         outer({.a = v + k * v_cell,
                .a_stride = r.in,
@@ -358,6 +446,76 @@ void winograd_weights(const WinogradRows& r, Image x, Image dy, float* du, float
                .pairs = r.pairs});
     }
   });
+}
+
+}  // namespace
+
+int64_t winograd_tile(const Window& w) {
+  const bool fits = w.groups == 1 && w.h.kernel == 3 && w.w.kernel == 3 && w.h.stride == 1 &&
+                    w.w.stride == 1 && w.h.dilation == 1 && w.w.dilation == 1 && w.cx % kLanes == 0 &&
+                    w.cy % kLanes == 0 && w.cx >= kMinChannels && w.cy >= kMinChannels && w.h.out > 1 &&
+                    w.w.out > 1;
+  return !fits ? 0 : w.pairs || w.w.out == 2 ? 2 : 4;
+}
+
+int64_t winograd_scratch_floats(int64_t across, int64_t in, int64_t out) {
+  const int64_t cells = winograd_cells(across), tiles = block_tiles(cells, in, out);
+  return in + cells * (cell_lanes(tiles, in) + cell_lanes(tiles, out));
+}
+
+void winograd_filter(const float* w, int64_t in, int64_t out, int64_t across, float* u, bool pairs) {
+  pack_filter(in, out, across, u, pairs, [=](int64_t i, int64_t o, int ky, int kx) {
+    return load(w + ((ky * 3 + kx) * in + i) * out + o);
+  });
+}
+
+void winograd_filter_adjoint(const float* w, int64_t in, int64_t out, int64_t across, float* u, bool pairs) {
+  pack_filter(out, in, across, u, pairs, [=](int64_t o, int64_t i, int ky, int kx) {
+    vf tap;
+    for (int lane = 0; lane < kLanes; ++lane) tap[lane] = w[((8 - ky * 3 - kx) * in + i + lane) * out + o];
+    return tap;
+  });
+}
+
+void winograd_filter_gradient(const float* du, int64_t in, int64_t out, int64_t across, float* dw, bool add) {
+  with_axis(across, [&](auto axis) {
+    using Across = decltype(axis);
+    parallel_blocks(in * out / kLanes, 1024, [&](int64_t begin, int64_t end) {
+      for (int64_t at = begin * kLanes; at < end * kLanes; at += kLanes) {
+        vf columns[Across::kCells][3];
+#pragma GCC unroll 6
+        for (int j = 0; j < Across::kCells; ++j) {
+          vf cells[Down::kCells];
+#pragma GCC unroll 4
+          for (int i = 0; i < Down::kCells; ++i)
+            cells[i] = load(du + (Across::kCells * i + j) * in * out + at);
+          Down::filter_gradient(cells, columns[j]);
+        }
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; ++i) {
+          vf row[Across::kCells], taps[3];
+#pragma GCC unroll 6
+          for (int j = 0; j < Across::kCells; ++j) row[j] = columns[j][i];
+          Across::filter_gradient(row, taps);
+#pragma GCC unroll 3
+          for (int j = 0; j < 3; ++j) {
+            float* to = dw + (i * 3 + j) * in * out + at;
+            store(to, add ? load(to) + taps[j] : taps[j]);
+          }
+        }
+      }
+    });
+  });
+}
+
+void winograd_gather(const WinogradRows& r, Image x, const float* u, const float* bias, bool relu, bool add,
+                     Image y, float* scratch) {
+  with_axis(r.across,
+            [&](auto across) { gather_tiles<decltype(across)>(r, x, u, bias, relu, add, y, scratch); });
+}
+
+void winograd_weights(const WinogradRows& r, Image x, Image dy, float* du, float* scratch) {
+  with_axis(r.across, [&](auto across) { sum_tiles<decltype(across)>(r, x, dy, du, scratch); });
 }
 
 }  // namespace WDFAST_NS

@@ -44,9 +44,10 @@ struct Plan {
   // Backward over winners: of a 3 × 3 kernel where channels fill vectors, else of copied patches if x, a
   // first layer's, wants no gradient.
   bool winners, patches;
-  bool winograd, winograd_dw;  // for the gathers; for the gradient of w, whose partial sums are larger
-  int64_t patch;               // floats of one, whole vectors
-  int64_t winner_rows;         // rows of y in a band
+  // Pixels of a Winograd tile across, 0 without: of the gathers; of the gradient of w with its partial sums.
+  int64_t winograd, winograd_dw;
+  int64_t patch;        // floats of one, whole vectors
+  int64_t winner_rows;  // rows of y in a band
 };
 
 bool padded(const Window& w) {
@@ -59,18 +60,18 @@ int64_t cells_of(Range rows, Range columns) {
   return (rows.end - rows.first) * (columns.end - columns.first);
 }
 
-int64_t winograd_floats(const Window& w) { return kWinogradCells * w.cx * w.cy; }
+int64_t winograd_floats(const Window& w, int64_t across) { return winograd_cells(across) * w.cx * w.cy; }
 
 int64_t partial_weights(const Plan& p) {
   return whole_lines(p.patches       ? p.patch * p.window.cy
-                     : p.winograd_dw ? winograd_floats(p.window)
+                     : p.winograd_dw ? winograd_floats(p.window, p.winograd_dw)
                                      : p.window.weight_size());
 }
 int64_t packed_forward_floats(const Plan& p) {
-  return p.winograd ? winograd_floats(p.window) : packed_gather_floats(p.window);
+  return p.winograd ? winograd_floats(p.window, p.winograd) : packed_gather_floats(p.window);
 }
 int64_t packed_backward_floats(const Plan& p) {
-  return whole_lines(p.winograd ? winograd_floats(p.window) : packed_adjoint_floats(p.window));
+  return whole_lines(p.winograd ? winograd_floats(p.window, p.winograd) : packed_adjoint_floats(p.window));
 }
 int64_t partial_stride(const Plan& p) { return partial_weights(p) + whole_lines(p.window.cy); }
 
@@ -143,8 +144,9 @@ void infer(Infer& io) {
   p.task_rows = p.pooled ? clamp(conv_rows / p.pool_h.stride, 1, rows) : conv_rows;
   p.band_rows = clamp(ceil_div(w.h.in, per_image), 1, clamp(fits * w.h.stride, 1, w.h.in > 0 ? w.h.in : 1));
   plan_winners(p);
-  p.winograd = winograd_fits(w) && (!w.pairs || (w.cx >= kWinogradPairs && w.cy >= kWinogradPairs));
-  p.winograd_dw = p.winograd && !p.winners && kMaxChunks * winograd_floats(w) <= kPartialFloats;
+  p.winograd = w.pairs && (w.cx < kWinogradPairs || w.cy < kWinogradPairs) ? 0 : winograd_tile(w);
+  p.winograd_dw = p.winners ? 0 : p.winograd;
+  while (p.winograd_dw && kMaxChunks * winograd_floats(w, p.winograd_dw) > kPartialFloats) p.winograd_dw -= 2;
   if (p.winograd && !p.pooled) p.task_rows += p.task_rows & 1;  // tiles are two rows high
   if (p.winograd) p.band_rows += p.band_rows & 1;
   const int64_t bands = ceil_div(w.h.in, p.band_rows);
@@ -193,8 +195,9 @@ int64_t readable_floats(const Plan& p, Range rows) {
   return padded(p.window) ? whole_lines(cells_of(rows, read_columns(p.window)) * p.window.cx) : 0;
 }
 
-WinogradRows gathered_rows(const Window& w, Range y) {
-  return {y.first, y.end, w.w.out, w.h.before, w.w.before, w.cx, w.cy, w.pairs, {0, w.h.in}, {0, w.w.in}};
+WinogradRows gathered_rows(const Window& w, int64_t across, Range y) {
+  return {y.first, y.end,  w.w.out, w.h.before,  w.w.before, w.cx,
+          w.cy,    across, w.pairs, {0, w.h.in}, {0, w.w.in}};
 }
 
 // Rows [first, end) of z = x ∗ w + b.
@@ -202,9 +205,16 @@ void convolve(const Plan& p, Image x, const float* packed, const float* bias, bo
               int64_t first, int64_t end, float* tiles) {
   const Window& w = p.window;
   if (p.winograd)
-    winograd_gather(gathered_rows(w, {first, end}), x, packed, bias, relu, false, z, tiles);
+    winograd_gather(gathered_rows(w, p.winograd, {first, end}), x, packed, bias, relu, false, z, tiles);
   else
     gather(w, x, packed, bias, relu, false, z, first, end);
+}
+
+int64_t tile_floats(const Plan& p) {
+  const auto of = [&](int64_t across) {
+    return across ? winograd_scratch_floats(across, p.window.cx, p.window.cy) : 0;
+  };
+  return of(p.winograd) > of(p.winograd_dw) ? of(p.winograd) : of(p.winograd_dw);
 }
 
 template <Activation A>
@@ -221,7 +231,7 @@ void forward_task(const Plan& p, const Call& call, int64_t image, int64_t first,
   const int64_t half_floats =
       rounds ? whole_lines(cells_of(rows, read_columns(w)) * lane_count(w.cx, true)) : 0;
   const int64_t z_floats = p.pooled ? (conv.end - conv.first) * w.w.out * w.cy : 0;
-  const int64_t winograd = p.winograd ? winograd_scratch_floats(w.cx, w.cy) : 0;
+  const int64_t winograd = tile_floats(p);
   float* tiles = static_cast<float*>(
       host->thread_scratch(static_cast<size_t>(winograd + half_floats + x_floats + z_floats + kLanes) * 4));
   float *rounded = tiles + winograd, *scratch = rounded + half_floats;
@@ -248,7 +258,7 @@ void forward(const Call& call) {
   if (call.out_spec->size() == 0) return;
   float* packed = static_cast<float*>(call.scratch);
   if (p.winograd)
-    winograd_filter(call.f32_in(1), p.window.cx, p.window.cy, packed, p.window.pairs);
+    winograd_filter(call.f32_in(1), p.window.cx, p.window.cy, p.winograd, packed, p.window.pairs);
   else
     pack_gather(p.window, call.f32_in(1), packed);
   with_activation(p.activation.kind, [&](auto a) {
@@ -365,7 +375,7 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
   const bool as_it_is = A == Activation::linear && !p.pooled && p.winograd && (p.winograd_dw || !dw);
   if (as_it_is) rows = {0, w.h.out}, columns = {0, w.w.out};
   const int64_t z_floats = as_it_is ? 0 : whole_lines(cells_of(rows, columns) * w.cy + 2 * kLanes);
-  const int64_t winograd = p.winograd ? winograd_scratch_floats(w.cx, w.cy) : 0;
+  const int64_t winograd = tile_floats(p);
   const int64_t x_pairs =
       w.pairs && !p.winograd_dw ? whole_lines(cells_of(x_rows, read_columns(w)) * w.cx) : 0;
   float* tiles = static_cast<float*>(
@@ -380,7 +390,7 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
     float* x = call.f32_in(0) + x_at;
     const Image source = p.winograd_dw ? image_of(w, x) : readable(p, x, x_rows, scratch);
     if (p.winograd_dw)
-      winograd_weights(gathered_rows(w, own), source, dz, partial, tiles);
+      winograd_weights(gathered_rows(w, p.winograd_dw, own), source, dz, partial, tiles);
     else if (w.pairs)
       weights(w, pair_pixels(factors, source, w.cx, x_rows, read_columns(w), 1, w.w.stride),
               pair_pixels(factors + x_pairs, dz, w.cy, own, {0, w.w.out}, 2, 1), own.first, own.end, partial);
@@ -392,9 +402,9 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
   const float* packed = static_cast<float*>(call.scratch);
   const Image target = {dx + x_at, w.w.in * w.cx, w.cx};
   if (p.winograd)
-    winograd_gather(
-        {band.first, band.end, w.w.in, 2 - w.h.before, 2 - w.w.before, w.cy, w.cx, w.pairs, rows, columns},
-        dz, packed, nullptr, false, call.accumulate & 1, target, tiles);
+    winograd_gather({band.first, band.end, w.w.in, 2 - w.h.before, 2 - w.w.before, w.cy, w.cx, p.winograd,
+                     w.pairs, rows, columns},
+                    dz, packed, nullptr, false, call.accumulate & 1, target, tiles);
   else
     adjoint(w, w.pairs ? round_image(factors, dz, w.cy, rows, columns) : dz, packed, nullptr, false,
             call.accumulate & 1, target, band.first, band.end);
@@ -536,7 +546,8 @@ void backward(const Call& call) {
   const int64_t stride = partial_stride(p), bands = winners ? 1 : ceil_div(w.h.in, p.band_rows);
   const int64_t units = p.n * bands, chunks = winners ? clamp(p.n, 1, p.chunks) : p.chunks;
   if (dx && winners) pack_winner_weights(call.f32_in(1), w.cx, w.cy, packed);
-  if (dx && !winners && p.winograd) winograd_filter_adjoint(call.f32_in(1), w.cx, w.cy, packed, w.pairs);
+  if (dx && !winners && p.winograd)
+    winograd_filter_adjoint(call.f32_in(1), w.cx, w.cy, p.winograd, packed, w.pairs);
   if (dx && !winners && !p.winograd) pack_adjoint(w, call.f32_in(1), packed);
   const auto run_chunk = [&](auto a, int64_t chunk) {
     float* partial = partials + chunk * stride;
@@ -567,7 +578,7 @@ void backward(const Call& call) {
     else if (winners)
       unpack_patch_weights(partials, p.patch, w.h.kernel * w.w.kernel * w.cx, w.cy, dw, add);
     else if (p.winograd_dw)
-      winograd_filter_gradient(partials, w.cx, w.cy, dw, add);
+      winograd_filter_gradient(partials, w.cx, w.cy, p.winograd_dw, dw, add);
   }
   if (db) sum_chunks(db, partials + partial_weights(p), stride, w.cy, chunks, call.accumulate >> 2 & 1);
 }
