@@ -29,7 +29,7 @@ DIRECT: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "matmul, broadcast": (ops.matmul, (normal(4, 17, 9), normal(9, 70, seed=1))),
     "conv2d 3 channels": (ops.conv2d, (normal(2, 9, 11, 3), normal(3, 3, 3, 17, seed=1))),
     "conv2d 16 channels": (lambda *a, **k: ops.conv2d(*a, padding="same", **k),
-                           (normal(2, 9, 11, 16), normal(3, 3, 16, 16, seed=1), normal(16, seed=2))),
+                           (normal(2, 9, 11, 16), normal(3, 2, 16, 16, seed=1), normal(16, seed=2))),
     "conv2d strided": (lambda *a, **k: ops.conv2d(*a, stride=2, padding="same", **k),
                        (normal(2, 12, 13, 15), normal(3, 3, 15, 33, seed=1))),
     "conv2d 1x1 strided": (lambda *a, **k: ops.conv2d(*a, stride=2, **k),

@@ -30,7 +30,7 @@ constexpr int64_t kWinnerCells = 3;          // convolved cells per window from 
 constexpr int64_t kSliceBytes = 24 << 10;  // of X that one block of channels' lists point into: most of an L1
 constexpr int64_t kPatchBytes = 16 << 10;  // of copied patches: half of an L1
 constexpr int64_t kMaxPatch = 256;         // floats of a patch worth a copy
-constexpr int64_t kWinogradPairs = 32;     // channels from which its transforms pay for bfloat16 products
+constexpr int64_t kWinogradPairs = 32;     // channels from which bfloat16 products gain on its float32 ones
 
 struct Plan {
   Window window;
@@ -144,7 +144,8 @@ void infer(Infer& io) {
   p.task_rows = p.pooled ? clamp(conv_rows / p.pool_h.stride, 1, rows) : conv_rows;
   p.band_rows = clamp(ceil_div(w.h.in, per_image), 1, clamp(fits * w.h.stride, 1, w.h.in > 0 ? w.h.in : 1));
   plan_winners(p);
-  p.winograd = w.pairs && (w.cx < kWinogradPairs || w.cy < kWinogradPairs) ? 0 : winograd_tile(w);
+  if (winograd_tile(w) && (w.cx < kWinogradPairs || w.cy < kWinogradPairs)) p.window.pairs = false;
+  p.winograd = winograd_tile(w);
   p.winograd_dw = p.winners ? 0 : p.winograd;
   while (p.winograd_dw && kMaxChunks * winograd_floats(w, p.winograd_dw) > kPartialFloats) p.winograd_dw -= 2;
   if (p.winograd && !p.pooled) p.task_rows += p.task_rows & 1;  // tiles are two rows high
