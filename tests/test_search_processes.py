@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from wdfast import data, decay, layers, losses, models, optimizers, search
+from wdfast.search import cell as search_cell
 from wdfast.search import run as search_run
 
 VALUES = [decay.none(), decay.epochs(4), decay.epochs(1)]
@@ -62,6 +63,42 @@ def test_a_cell_whose_process_dies_is_run_again(digits, tmp_path: Path) -> None:
     found = searched(digits, mortal, workers="processes", jobs=1)
     assert len(list(tmp_path.iterdir())) == 2
     assert same(found, searched(digits))
+
+
+@pytest.mark.parametrize("workers", ["threads", "processes"])
+def test_what_waits_for_its_next_rung_is_not_made_again(digits, workers: str, tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory has no room for what waits, it goes to disk: more is built, and the bits are the same."""
+
+    def marking() -> models.Model:
+        (tmp_path / os.urandom(8).hex()).touch()
+        return build()
+
+    kept = searched(digits, marking, method="halving", workers=workers, jobs=1)
+    once = len(list(tmp_path.iterdir()))
+    assert once == len(VALUES) * 2 + 1  # the first candidate is built to look at, before
+    monkeypatch.setattr(search_cell, "_PAUSED_BYTES", 0)
+    assert same(kept, searched(digits, marking, method="halving", workers=workers, jobs=1))
+    assert len(list(tmp_path.iterdir())) > 2 * once
+
+
+def test_a_process_that_dies_between_rungs_is_replaced(digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had in memory alone is trained from its beginning."""
+    seen: list[Any] = []
+    called = search_run.Progress.__call__
+
+    def kill(self: Any, cell: Any, outcome: Any) -> None:
+        called(self, cell, outcome)
+        seen.append(outcome)
+        if len(seen) == len(VALUES) * 2:  # the first rung is done
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(search_run.Progress, "__call__", kill)
+    found = searched(digits, method="halving", workers="processes", jobs=2)
+    assert len(seen) > len(VALUES) * 2
+    monkeypatch.undo()
+    assert same(found, searched(digits, method="halving"))
 
 
 def test_a_cell_that_kills_its_process_is_reported(digits) -> None:

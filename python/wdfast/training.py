@@ -519,6 +519,13 @@ class Fit:
         self.model.optimizer.finalize_variable_values(self.model.trained)
         self.callbacks.on_train_end(self.history.last_logs)
 
+    @property
+    def bytes(self) -> int:
+        """About what the run holds: its programs' memory; the weights, their gradients and two of a state."""
+        programs = [*self._steps.values(), *self._validation_steps.values()]
+        return (sum(step.native.arena_bytes for step in programs)
+                + 4 * sum(p.value.nbytes for p in self.model.parameters))
+
     def _step(self, batch: int) -> DataStep:
         if batch not in self._steps or self._steps[batch].outdated:
             self._steps[batch] = DataStep(self.model, self._objective, self.arrays, batch, training=True, rows=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import zlib
@@ -26,11 +27,10 @@ class Checkpoint:
 
     def __init__(self, folder: str | os.PathLike[str], run: Any) -> None:
         self.path = Path(folder) / "checkpoint.safetensors"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.run = run
-        self._mine = self._fingerprint()
 
-    def _fingerprint(self) -> dict[str, Any]:
+    @functools.cached_property
+    def _mine(self) -> dict[str, Any]:
         """What has to be the same for the run to go on: the network, the data, the order of the steps."""
         model, arrays = self.run.model, self.run.arrays
         rows = np.linspace(0, arrays.size - 1, _ROWS).astype(np.int64)
@@ -50,6 +50,7 @@ class Checkpoint:
     def save(self) -> None:
         """Writes weights, optimizer, callbacks and the place in the run."""
         run = self.run
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"weight/{i}": p.value for i, p in enumerate(run.model.parameters)}
         state = {
             "format": _FORMAT, "fingerprint": self._mine, "seed": run.seed, "epoch": run.epoch,

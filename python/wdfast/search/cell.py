@@ -26,7 +26,9 @@ from .space import FAILURES, Candidate, shortened
 
 _SAVE_EVERY = 30.0  # seconds between checkpoints of a running cell: what a kill can cost
 _EVALUATION_BATCH = 256
+_PAUSED_BYTES = 1 << 28  # of trainings that wait in memory to go on
 _building = threading.Lock()  # layers without a name are numbered by one count for all
+_pausing = threading.Lock()
 
 
 class Cell(NamedTuple):
@@ -86,12 +88,13 @@ class Problem:
 
     `build` returns a compiled model; those of its parameters that are named `decay`, `learning_rate` and `epochs`
     are given, and where it does not take a decay or a rate, the optimizer of what it returns is made anew with them.
+    durable: a training that waits to go on is on disk as well as in memory: another may go on with it, or a kill come.
     """
 
     def __init__(self, build: Callable[..., Any], x: Any, y: Any, splits: Sequence[Split], *, batch_size: int,
                  epochs: int, sample_weight: Any = None, class_weight: dict[int, float] | None = None,
                  augment: Augment | None = None, shuffle: bool = True,
-                 callbacks: Callable[[], Sequence[Callback]] | None = None) -> None:
+                 callbacks: Callable[[], Sequence[Callback]] | None = None, durable: bool = True) -> None:
         if not callable(build) or hasattr(build, "compile"):
             raise TypeError("search: argument 'build': expected a function that returns a compiled model, "
                             f"got {build!r}")
@@ -102,13 +105,14 @@ class Problem:
         self.x, self.y, self.sample_weight, self.class_weight = x, y, sample_weight, class_weight
         self.splits = list(splits)
         self.batch_size, self.epochs = int(batch_size), int(epochs)
-        self.augment, self.shuffle, self.callbacks = augment, shuffle, callbacks
+        self.augment, self.shuffle, self.callbacks, self.durable = augment, shuffle, callbacks, durable
         self._arrays: tuple[Arrays, Arrays] | None = None
         self._first: list[Any] = []  # the weights of the first model
+        self._paused: dict[str, tuple[Fit, _Watch, int]] = {}  # by the key of their cell, with their bytes
         self.fingerprint = self._fingerprint()
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_arrays": None, "_first": []}  # are made again where they are needed
+        return vars(self) | {"_arrays": None, "_first": [], "_paused": {}}  # are made again where they are needed
 
     # ---- the network -----------------------------------------------------------------------------------
 
@@ -203,22 +207,21 @@ class Problem:
 
     def train(self, cell: Cell, until: int, folder: Path | None = None, *, stop: Any = Stop,
               started: Callable[[Any], None] = lambda model: None) -> Outcome:
-        """Trains a cell up to `until` epochs, from its checkpoint in `folder` if there is one.
+        """Trains a cell up to `until` epochs: goes on where it was left in memory or in its checkpoint in `folder`.
 
         A network that cannot be trained (a loss that is no number, memory that is not there) is an outcome with a
         failure. Raises KeyboardInterrupt, with the place saved, where `stop.requested`.
         """
         outcome = Outcome(self.key(cell))
         begin = time.perf_counter()
-        watch = _Watch()
         try:
-            model = self.model(cell)
-            started(model)
-            run = self.fit(model, cell, watch, folder)
-            run.begin()
+            run, watch = self._left(outcome.key) or self._begun(cell, folder)
+            started(run.model)
             run.advance(until, stop)
             if run.epoch < cell.epochs and not watch.failure:
-                run.save()
+                if self.durable:
+                    run.save()
+                self._leave(outcome.key, run, watch)
             elif not watch.failure:
                 run.end()
         except FAILURES as error:
@@ -226,9 +229,40 @@ class Problem:
         else:
             outcome.failure, outcome.done = watch.failure, run.epoch
             outcome.history = {k: list(map(float, v)) for k, v in (run.history.history | watch.paths).items()}
-            outcome.weights = _sha(*(p.value for p in model.parameters))
+            outcome.weights = _sha(*(p.value for p in run.model.parameters))
         outcome.seconds = time.perf_counter() - begin
         return outcome
+
+    def _begun(self, cell: Cell, folder: Path | None) -> tuple[Fit, _Watch]:
+        watch = _Watch()
+        run = self.fit(self.model(cell), cell, watch, folder)
+        run.begin()
+        return run, watch
+
+    def _left(self, key: str) -> tuple[Fit, _Watch] | None:
+        with _pausing:
+            found = self._paused.pop(key, None)
+        return None if found is None else found[:2]
+
+    def _leave(self, key: str, run: Fit, watch: _Watch) -> None:
+        """Keeps a training in memory till it goes on; where that is full, those that were left first go to disk."""
+        gone = []
+        with _pausing:
+            self._paused[key] = run, watch, run.bytes
+            full = sum(size for _, _, size in self._paused.values()) - _PAUSED_BYTES
+            for other, (first, _, size) in list(self._paused.items()):
+                if full <= 0:
+                    break
+                del self._paused[other]
+                full -= size
+                gone.append(first)
+        for first in gone:
+            if not self.durable:
+                first.save()
+
+    def forget(self) -> None:
+        """Lets the trainings in memory go."""
+        self._paused.clear()
 
     def fit(self, model: Any, cell: Cell, watch: Callback, folder: Path | None = None) -> Fit:
         """The `fit` of a cell's model, not begun."""

@@ -248,6 +248,7 @@ def _train(problem: Problem, cell: Cell, until: int, state: bytes | None,
         begin = time.perf_counter()
         try:
             outcome = problem.train(cell, until, Path(folder), stop=stop, started=started)
+            problem.forget()  # the next rung may be another worker's: its state goes back with the outcome
         except KeyboardInterrupt:
             outcome = Outcome(problem.key(cell), -1, seconds=time.perf_counter() - begin)
         goes_on = outcome.done < cell.epochs and not outcome.failure

@@ -91,7 +91,8 @@ class Local:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Lets the trainings go that were not to go on."""
+        self.problem.forget()
 
     def _train(self, cell: Cell, until: int, folder: Path | None, stop: Stop) -> Outcome:
         with self._shares.one(waited=True) as started:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -18,9 +18,6 @@ from .local import checked_jobs
 
 _POLL = 0.1  # seconds: how soon Ctrl-C is seen
 _ATTEMPTS = 3  # of a cell whose process dies, for want of memory perhaps
-
-Task = tuple[Cell, int, Path | None]
-
 
 class _Stop:
     """Asks a cell to save and end: the search has ended, or its process has gone."""
@@ -36,8 +33,9 @@ class _Stop:
 class Processes:
     """Runs cells in forked processes, which share the data with this one. The results are the same bits as in threads.
 
-    A cell whose process dies is run again, and reported as failed after three times. Raises ValueError where processes
-    cannot be forked.
+    A process serves until the search ends or has other cells, and trains what it left halfway itself, as it has it in
+    memory, while there is some of that. A cell whose process dies is run again, and reported as failed after three
+    times. Raises ValueError where processes cannot be forked.
     """
 
     def __init__(self, problem: Problem, jobs: int | None = None) -> None:
@@ -45,61 +43,76 @@ class Processes:
         if "fork" not in multiprocessing.get_all_start_methods():
             raise ValueError("search: argument 'workers': expected 'threads': this system cannot fork processes")
         self._context = multiprocessing.get_context("fork")
+        self._processes: dict[Connection, Any] = {}  # by the end of its pipe
+        self._numbers: dict[Cell, int] = {}  # how they are told of the cells, which may hold what cannot be sent
+        self._homes: dict[int, Connection] = {}  # by the number of a cell: who trained it last
+        self._event = self._context.Event()
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Cell, Outcome]]:
+    def run(self, tasks: Sequence[tuple[Cell, int, Path | None]]) -> Iterator[tuple[Cell, Outcome]]:
         """The outcome of each task (a cell, the epoch to go to, the folder of its checkpoint) as it is done."""
-        event = self._context.Event()
-        stop = _Stop(event)
-        waiting, attempts = deque(range(len(tasks))), [0] * len(tasks)
-        workers: dict[Connection, tuple[Any, int]] = {}  # by the end of its pipe: the process, what it trains
+        cells = [cell for cell, _, _ in tasks]
+        if not self._numbers.keys() >= set(cells):
+            self.close()
+            self._numbers = {cell: number for number, cell in enumerate(cells)}
+        numbers = [self._numbers[cell] for cell in cells]
+        waiting, attempts = list(range(len(tasks))), [0] * len(tasks)
+        busy: dict[Connection, int] = {}
         try:
-            while waiting or workers:
-                while waiting and len(workers) < self.jobs:
-                    self._start(workers, tasks, stop, waiting.popleft())
-                for pipe in wait(list(workers), timeout=_POLL):
-                    process, index = workers[pipe]
+            while waiting or busy:
+                while waiting and len(busy) < self.jobs:
+                    pipe = next((p for p in self._processes if p not in busy), None) or self._start()
+                    index = self._next(waiting, numbers, pipe)
+                    with contextlib.suppress(OSError):  # it died in the meantime, as will be seen
+                        pipe.send((numbers[index], *tasks[index][1:]))
+                    busy[pipe] = index
+                for pipe in wait(list(busy), timeout=_POLL):
+                    index = busy.pop(pipe)
                     try:
                         outcome = pipe.recv()
+                        self._homes[numbers[index]] = pipe
                     except (EOFError, OSError):
-                        del workers[pipe]
+                        process = self._processes.pop(pipe)
+                        pipe.close()
                         process.join()
                         attempts[index] += 1
                         if attempts[index] < _ATTEMPTS:
-                            waiting.appendleft(index)
+                            waiting.insert(0, index)
                             continue
-                        outcome = Outcome(self.problem.key(tasks[index][0]), failure=(
+                        outcome = Outcome(self.problem.key(cells[index]), failure=(
                             f"its process died {_ATTEMPTS} times, with exit code {process.exitcode}"))
-                    else:
-                        if waiting:
-                            workers[pipe] = process, waiting.popleft()
-                            pipe.send(workers[pipe][1])
-                        else:
-                            del workers[pipe]
-                            pipe.close()
-                            process.join()
-                    yield tasks[index][0], outcome
-        finally:
-            event.set()
-            for pipe, (process, _) in workers.items():
-                pipe.close()
-                process.join()
+                    yield cells[index], outcome
+        except BaseException:  # also where nobody asks for the next outcome
+            self.close()
+            raise
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Ends the processes; what they train is saved."""
+        self._event.set()
+        for pipe, process in self._processes.items():
+            pipe.close()
+            process.join()
+        self._processes, self._homes, self._event = {}, {}, self._context.Event()
 
-    def _start(self, workers: dict[Connection, tuple[Any, int]], tasks: Sequence[Task], stop: _Stop,
-               first: int) -> None:
+    def _next(self, waiting: list[int], numbers: Sequence[int], pipe: Connection) -> int:
+        """Takes the task from `waiting` that this process does best: its own, a new one, the last of another's."""
+        homes = [self._homes.get(numbers[index]) for index in waiting]
+        own = (at for at, home in enumerate(homes) if home is pipe)
+        new = (at for at, home in enumerate(homes) if home not in self._processes)
+        return waiting.pop(next(own, next(new, -1)))
+
+    def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(self.problem, tasks, theirs, [ours, *workers], stop))
+        stop, others = _Stop(self._event), [ours, *self._processes]
+        process = self._context.Process(target=_serve, args=(self.problem, list(self._numbers), theirs, others, stop))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which the child has not
             process.start()
         theirs.close()
-        workers[ours] = process, first
-        ours.send(first)
+        self._processes[ours] = process
+        return ours
 
 
-def _serve(problem: Problem, tasks: Sequence[Task], pipe: Connection, others: Sequence[Connection],
+def _serve(problem: Problem, cells: Sequence[Cell], pipe: Connection, others: Sequence[Connection],
            stop: _Stop) -> None:
     """Trains what it is told the number of, until nobody asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the search says what to do
@@ -108,6 +121,7 @@ def _serve(problem: Problem, tasks: Sequence[Task], pipe: Connection, others: Se
     _native.set_num_threads(1)
     try:
         while True:
-            pipe.send(problem.train(*tasks[pipe.recv()], stop=stop))
+            number, until, folder = pipe.recv()
+            pipe.send(problem.train(cells[number], until, folder, stop=stop))
     except (EOFError, OSError, KeyboardInterrupt):
         return

@@ -177,7 +177,8 @@ def decay(build: Callable[..., Any], x: Any, y: Any, values: Sequence[Any] | Non
     chosen = _method(method)
     candidates = _candidates(values, learning_rates, epochs, chosen)
     problem = Problem(build, x, y, splits, batch_size=batch_size, epochs=epochs, sample_weight=sample_weight,
-                      class_weight=class_weight, augment=augment, shuffle=shuffle, callbacks=callbacks)
+                      class_weight=class_weight, augment=augment, shuffle=shuffle, callbacks=callbacks,
+                      durable=output is not None or client is not None)
     cell, probe = _probe(problem, candidates, seed)
     metric = _metric(metric, ["loss", *problem.objective(probe).scalars])
     store = Store(None if output is None else Path(output), problem.describe(probe, cell),
