@@ -459,6 +459,7 @@ int64_t winograd_tile(const Window& w) {
 }
 
 int64_t winograd_scratch_floats(int64_t across, int64_t in, int64_t out) {
+  if (!across) return 0;
   const int64_t cells = winograd_cells(across), tiles = block_tiles(cells, in, out);
   return in + cells * (cell_lanes(tiles, in) + cell_lanes(tiles, out));
 }

@@ -212,9 +212,7 @@ void convolve(const Plan& p, Image x, const float* packed, const float* bias, bo
 }
 
 int64_t tile_floats(const Plan& p) {
-  const auto of = [&](int64_t across) {
-    return across ? winograd_scratch_floats(across, p.window.cx, p.window.cy) : 0;
-  };
+  const auto of = [&](int64_t across) { return winograd_scratch_floats(across, p.window.cx, p.window.cy); };
   return of(p.winograd) > of(p.winograd_dw) ? of(p.winograd) : of(p.winograd_dw);
 }
 

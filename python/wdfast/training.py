@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import callbacks as callbacks_module
 from . import initializers
+from ._fit import EpochMeans, Fit
 from ._options import whole
 from ._streamed import Streamed
 from .data.streaming import ImageStream
 from .graph import Parameter, Tensor
 from .program import GraphProgram
-from .progress import Progress
 from .steps import (
     Arrays,
     Augment,
@@ -37,67 +33,7 @@ if TYPE_CHECKING:
     from .losses import Loss
     from .optimizers import Optimizer
 
-# A native call returns about this often: soon enough for Ctrl-C and a smooth bar, rarely enough that the
-# cost of a call (about 20 µs) does not show.
-_SECONDS_PER_CALL = 0.1
 _PREDICT_PROGRAMS = 4  # kept: full and last batches of two sets
-
-
-class DelayedInterrupt:
-    """Ctrl-C inside the block sets `requested` instead of raising, so a step is never half booked.
-
-    A second Ctrl-C raises at once. Outside the main thread signals go elsewhere, and this does nothing.
-    """
-
-    requested = False
-
-    def __enter__(self) -> DelayedInterrupt:
-        self._before = None
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGINT)
-            if self._before is signal.default_int_handler:
-                signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        if self._before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._before)
-
-
-class EpochMeans:
-    """What the batches of an epoch come to: means weighted by their sizes, and what `finish` makes of sums.
-
-    In float64, one batch after another, so that a resumed epoch adds up the same.
-    """
-
-    def __init__(self, finish: dict[str, Callable[[np.ndarray], Any]]) -> None:
-        self.finish = finish
-        self.sums: dict[str, Any] = {}
-        self.count = 0
-
-    def add(self, values: dict[str, np.ndarray], batch: int) -> None:
-        for name, rows in values.items():
-            terms = rows.astype(np.float64) * (1 if name in self.finish else batch)
-            terms[0] += self.sums.get(name, 0.0)
-            self.sums[name] = np.add.accumulate(terms)[-1]  # in their order, however many steps a call ran
-        self.count += batch * len(next(iter(values.values())))
-
-    def means(self) -> dict[str, float]:
-        logs: dict[str, float] = {}
-        for name, total in self.sums.items():
-            if name not in self.finish:
-                logs[name] = float(total / max(self.count, 1))
-                continue
-            value = np.asarray(self.finish[name](total))
-            names = [name] if value.ndim == 0 else [f"{name}_{i}" for i in range(value.size)]
-            logs.update(zip(names, value.ravel().tolist(), strict=True))
-        return logs
 
 
 class Training:
@@ -447,159 +383,3 @@ def _blocks(arrays: Arrays, batch_size: int) -> Iterator[np.ndarray]:
                 begin += index.size
     finally:
         arrays.close()
-
-
-class Fit:
-    """One call of `fit`: its data, its programs, its place in the run."""
-
-    def __init__(self, model: Any, arrays: Arrays, validation: Arrays | None, *, batch_size: int, epochs: int,
-                 seed: int | None, shuffle: bool, augment: Augment | None, callbacks: Sequence[Any], verbose: int | str,
-                 validation_batch_size: int, checkpoint: Any, telemetry: bool, save_every: float = 0.0) -> None:
-        self.model = model
-        self.arrays = arrays
-        self.validation = validation
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.seed = seed
-        self.shuffle = shuffle
-        self.augment = augment
-        self.validation_batch_size = validation_batch_size
-        self.telemetry = telemetry
-        self.save_every = save_every  # seconds; 0: after each epoch
-        self._saved = time.monotonic()
-        self.steps_per_epoch = -(-arrays.size // batch_size)
-        self.history = callbacks_module.History()
-        self.callbacks = callbacks_module.CallbackList([self.history, *callbacks], model=model, params={
-            "epochs": epochs, "steps": self.steps_per_epoch, "batch_size": batch_size, "verbose": verbose})
-        self.progress = Progress(verbose, epochs=epochs, images_per_epoch=arrays.size)
-        self.checkpoint = None
-        if checkpoint is not None:
-            from .io.checkpoint import Checkpoint
-
-            self.checkpoint = Checkpoint(checkpoint, self)
-        self._objective = Objective(model, arrays, mixed=augment is not None and augment.mixup > 0)
-        self._steps: dict[int, DataStep] = {}
-        self._validation_steps: dict[int, DataStep] = {}
-        self._steps_per_call = 1
-        self.epoch = 0
-        self.done = 0  # samples of the epoch that are booked
-        self.means = EpochMeans(self._objective.finish)
-        model.optimizer.set_run(self.steps_per_epoch, self.steps_per_epoch * epochs)
-
-    def __call__(self, initial_epoch: int) -> callbacks_module.History:
-        self.begin(initial_epoch)
-        with DelayedInterrupt() as interrupt:
-            self.advance(self.epochs, interrupt)
-        self.end()
-        return self.history
-
-    def begin(self, initial_epoch: int = 0) -> None:
-        """Goes to where the run begins: an epoch, or what the checkpoint says."""
-        self.model.stop_training = False
-        self.epoch = initial_epoch
-        if self.checkpoint is not None:
-            self.checkpoint.restore()
-        if self.seed is None:
-            self.seed = initializers.next_seed()
-        self.callbacks.on_train_begin()
-
-    def advance(self, epochs: int, interrupt: Any) -> None:
-        """Trains until so many epochs are done. Where `interrupt.requested`, raises KeyboardInterrupt when the
-        place is saved.
-        """
-        try:
-            while self.epoch < epochs and not self.model.stop_training:
-                self._run_epoch(interrupt)
-        finally:
-            self.arrays.close()
-            self.progress.close()
-
-    def end(self) -> None:
-        """What follows the last epoch."""
-        self.model.optimizer.finalize_variable_values(self.model.trained)
-        self.callbacks.on_train_end(self.history.last_logs)
-
-    @property
-    def bytes(self) -> int:
-        """About what the run holds: its programs' memory; the weights, their gradients and two of a state."""
-        programs = [*self._steps.values(), *self._validation_steps.values()]
-        return (sum(step.native.arena_bytes for step in programs)
-                + 4 * sum(p.value.nbytes for p in self.model.parameters))
-
-    def _step(self, batch: int) -> DataStep:
-        if batch not in self._steps or self._steps[batch].outdated:
-            self._steps[batch] = DataStep(self.model, self._objective, self.arrays, batch, training=True, rows=True,
-                                          augment=self.augment, telemetry=self.telemetry)
-        return self._steps[batch]
-
-    def _order(self) -> np.ndarray:
-        n = self.arrays.size
-        if not self.shuffle:
-            return np.arange(n, dtype=np.int32)
-        return np.random.default_rng([self.seed, self.epoch]).permutation(n).astype(np.int32)
-
-    def _run_epoch(self, interrupt: DelayedInterrupt) -> None:
-        self._begin_epoch()
-        self.progress.begin(self.epoch, self.done)
-        order = self._order()
-        while self.done < len(order):
-            self._run_steps(order)
-            if self.model.stop_training:
-                break
-            if interrupt.requested:
-                self.save()
-                raise KeyboardInterrupt
-        logs = self.means.means()
-        if self.validation is not None:
-            measured = self.model._evaluate(self.validation, self.validation_batch_size, self._validation_steps)
-            logs |= {f"val_{name}": value for name, value in measured.items()}
-        self.progress.end(logs)
-        self.callbacks.on_epoch_end(self.epoch, logs)
-        self.epoch += 1
-        self.done = 0
-        self.means = EpochMeans(self._objective.finish)
-        self.save(self.save_every)
-        if interrupt.requested:
-            self.save()
-            raise KeyboardInterrupt
-
-    def _begin_epoch(self) -> None:
-        if self.done == 0:
-            self.callbacks.on_epoch_begin(self.epoch)
-            return
-        # Resumed inside an epoch: what this hook did then to the learning rate and to the callbacks' states is
-        # in the checkpoint, and must not be done twice.
-        optimizer, callbacks = self.model.optimizer.state_dict(), self.callbacks.get_state()
-        self.callbacks.on_epoch_begin(self.epoch)
-        self.model.optimizer.load_state_dict(optimizer)
-        self.callbacks.set_state(callbacks)
-
-    def _run_steps(self, order: np.ndarray) -> None:
-        """A few steps in one native call, then their bookkeeping."""
-        left = len(order) - self.done
-        batch = min(self.batch_size, left)
-        watched = self.callbacks.watches_batches
-        steps = 1 if watched else min(self._steps_per_call, left // batch)
-        step = self._step(batch)
-        index = self.arrays.stage(order, self.done, steps, batch)
-        steps = len(index)  # of a stream, those that are ready
-        number = self.done // self.batch_size
-        if watched:
-            self.callbacks.on_train_batch_begin(number)
-        start = time.perf_counter()
-        values = step.run(steps, {step.index: index}, seed=self.seed)
-        seconds = time.perf_counter() - start
-        most = 4 * max(steps, self._steps_per_call)  # an epoch's end makes a call short, not its steps slow
-        self._steps_per_call = max(1, min(int(steps * _SECONDS_PER_CALL / max(seconds, 1e-9)), most))
-        self.means.add(values, batch)
-        self.done += steps * batch
-        logs = self.means.means()
-        if watched:
-            self.callbacks.on_train_batch_end(number, logs)
-        self.progress.update(steps * batch, logs)
-
-    def save(self, seconds: float = 0.0) -> None:
-        """Writes the checkpoint, if there is one, unless less than `seconds` have gone since the last."""
-        if self.checkpoint is not None and time.monotonic() - self._saved >= seconds:
-            self.checkpoint.save()
-            self._saved = time.monotonic()

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import initializers
+from .._fit import Fit
 from ..callbacks import Callback
 from ..decay import DECAYED_ROLES
 from ..layers.base import numbered_anew
 from ..steps import Arrays, Augment, Objective, Part, with_class_weight
-from ..training import Fit
 from .folds import Split
 from .space import FAILURES, Candidate, shortened
 

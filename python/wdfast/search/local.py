@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _native
-from ..training import DelayedInterrupt
+from .._fit import DelayedInterrupt
 from .cell import Cell, Outcome, Problem, Stop
 
 _POLL = 0.1  # seconds: how soon Ctrl-C is seen
