@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from wdfast import layers, models, ops
+from wdfast import decay, initializers, layers, losses, models, ops, optimizers, program
 from wdfast.graph import subgraph
+from wdfast.ops.optimizer_step import TABLE
 from wdfast.program import GraphProgram, fuse
+from wdfast.steps import Arrays
 
 
 def planned(outputs: Any, training: bool) -> list[str]:
@@ -179,3 +182,99 @@ def test_value_from_outside_the_graph() -> None:
     program.feed(x)
     with pytest.raises(ValueError, match="does not depend on the model's inputs"):
         program.emit([ops.add(x, other)])
+
+
+# ---- the step of a matrix by the factors of its gradient ------------------------------------------------
+
+
+def three_dense(bias: bool = True) -> models.Model:
+    with initializers.seeded(5):
+        x = layers.Input((40,))
+        hidden = layers.Dense(96, "tanh", use_bias=bias)(x)
+        return models.Model(x, layers.Dense(3)(layers.Dense(64, "relu")(hidden)))
+
+
+def trained(model: models.Model, optimizer: Any, precision: str = "highest") -> tuple[list[np.ndarray], Any]:
+    """Weights and losses after four epochs, the last batch of each smaller."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((100, 40)).astype(np.float32), rng.integers(0, 3, 100)
+    model.compile(optimizer, losses.SparseCategoricalCrossentropy(from_logits=True), precision=precision)
+    history = model.fit(x, y, batch_size=32, epochs=4, verbose=0, seed=1)
+    return model.get_weights(), history.history
+
+
+def matrices_by_factors(model: models.Model) -> int:
+    step = model._step(Arrays([np.zeros((8, 40), np.float32)], [np.zeros(8, np.int32)]), 8, training=True, rows=False)
+    return sum(bool(run.factors) for run in step.plan.runs)
+
+
+OPTIMIZERS: dict[str, Callable[[], Any]] = {
+    "AdamW": lambda: optimizers.AdamW(1e-2),
+    "momentum, l2": lambda: optimizers.SGD(1e-2, momentum=0.9, decay=decay.l2(1e-3)),
+    "l1": lambda: optimizers.Adam(1e-3, decay=decay.l1(1e-4)),
+    "proximal": lambda: optimizers.Adam(1e-3, decay=decay.l1(1e-4, proximal=True)),
+    "towards the first weights": lambda: optimizers.SGD(1e-2, decay=decay.toward(None, 0.1)),
+    "average": lambda: optimizers.AdamW(1e-2, use_ema=True),
+    "accumulated": lambda: optimizers.AdamW(1e-2, gradient_accumulation_steps=2),
+    "bfloat16 state": lambda: optimizers.AdamW(1e-2, state_dtype="bfloat16"),
+}
+SUMMED: dict[str, Callable[[], Any]] = {  # over other parts of the matrix: in the last digits
+    "clipped by the norm of all": lambda: optimizers.AdamW(1e-2, global_clipnorm=0.1),
+    "constrained": lambda: optimizers.AdamW(1e-2, decay=decay.constrained(0.9)),
+    "stable": lambda: optimizers.AdamW(1e-2, decay=decay.stable(5e-2)),
+    "bounded": lambda: optimizers.SGD(1e-1, decay=decay.max_norm(0.5)),
+}
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *SUMMED])
+def test_a_matrix_stepped_by_factors_ends_where_its_gradient_would_take_it(name: str, isa: str,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    make = (OPTIMIZERS | SUMMED)[name]
+    weights, history = trained(three_dense(), make())
+    monkeypatch.setattr(program, "_BY_FACTORS", 1000)
+    model = three_dense()
+    got, told = trained(model, make())
+    assert matrices_by_factors(model) == 2  # (40, 96) and (96, 64); three outputs are no whole vector
+    for a, b in zip(weights, got, strict=True):
+        if name in OPTIMIZERS:
+            np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(told["loss"], history["loss"], rtol=1e-5)
+    np.testing.assert_allclose(told["penalty"], history["penalty"], rtol=1e-5)
+
+
+def test_a_matrix_keeps_its_gradient_where_factors_are_not_all_there_is_to_it(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "_BY_FACTORS", 1000)
+    model = three_dense(bias=False)  # nothing but the first matrix asks for the gradient of what it makes
+    before = model.get_weights()[0]
+    after, _ = trained(model, optimizers.SGD(1e-1))
+    assert matrices_by_factors(model) == 1
+    assert not np.array_equal(before, after[0])
+    shared = layers.Dense(40, "tanh")
+    x = layers.Input((40,))
+    twice = models.Model(x, layers.Dense(3)(shared(shared(x))))
+    trained(twice, optimizers.SGD(1e-1))
+    assert matrices_by_factors(twice) == 0
+    medium = three_dense()
+    trained(medium, optimizers.SGD(1e-1), precision="medium")
+    assert matrices_by_factors(medium) == 0
+    frozen = three_dense()
+    next(layer for layer in frozen.layers if layer.parameters).trainable = False
+    weights = frozen.get_weights()
+    after, _ = trained(frozen, optimizers.SGD(1e-1))
+    assert matrices_by_factors(frozen) == 1
+    np.testing.assert_array_equal(after[0], weights[0])
+
+
+@pytest.mark.parametrize(("x", "dy", "match"), [
+    ((4, 3), None, "arguments 'x' and 'dy': both or none"), ((4, 3), (5, 16), "with as many rows"),
+    ((4, 3), (4, 15), "out a multiple of"), ((4, 2), (4, 16), "expected the one matrix"),
+])  # fmt: skip
+def test_factors_that_are_none_are_refused(x: Any, dy: Any, match: str) -> None:
+    table = np.zeros((1, len(TABLE)))
+    table[0, TABLE.index("length")] = 48
+    arrays = {name: None if shape is None else np.ones(shape, np.float32) for name, shape in {"x": x, "dy": dy}.items()}
+    with pytest.raises(ValueError, match=match):
+        ops.optimizer_step(np.ones(48, np.float32), None, table, [0.1, 1, 1, 1], **arrays)

@@ -114,7 +114,7 @@ int64_t read_segments(const Plan& plan, const Call& call, Segment* segments) {
       WDFAST_CHECK(parameter_end <= plan.parameters, "%s: argument 'elements': the segments have more", kOp);
     } else {
       const int64_t parameter = position(i, row, kParameterAt, "param", plan.parameters, s.length);
-      const int64_t gradient = position(i, row, kGradientAt, "grad", plan.gradients, s.length);
+      const int64_t gradient = plan.out ? 0 : position(i, row, kGradientAt, "grad", plan.gradients, s.length);
       int64_t state = 0;
       if (plan.states || kRuleInfo[static_cast<int>(plan.rule)].slots)
         state = position(i, row, kStateAt, "slot1", plan.states, s.length);
@@ -186,9 +186,10 @@ int64_t read_segments(const Plan& plan, const Call& call, Segment* segments) {
                                                     : Path::plain;
     s.unit = s.length > kLong ? kLongUnit : kBlock;
     s.columns_at = columns;
-    if (s.max_norm > 0 && s.length > 0) {
-      const int64_t rows = (kBlock + s.outputs - 1) / s.outputs;
-      s.unit = s.outputs * (rows > kRows ? rows : kRows);
+    const bool limited = s.max_norm > 0 && s.length > 0;
+    if (limited) s.unit = s.outputs * clamp(ceil_div(kBlock, s.outputs), kRows, kBlock);
+    if (plan.out) s.unit = round_up(s.unit, kGradientRows * plan.out);
+    if (limited) {
       bounded += s.outputs;
       columns += (s.length + s.unit - 1) / s.unit * s.outputs;
     }

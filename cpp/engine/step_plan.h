@@ -2,6 +2,7 @@
 // is.
 #pragma once
 
+#include "wdfast/integers.h"
 #include "wdfast/parallel.h"
 #include "wdfast/update_rules.h"
 
@@ -48,8 +49,9 @@ enum Form : int {
   kConstrainedInflection,  // Σp² where its growth between samples, so many steps apart, first falls
   kForms
 };
-// Inputs beside param, grad, table, hyper and the slots; the first three lie as the slots do.
-enum Input { kAnchor = 4 + kMaxSlots, kAverage, kAccumulator, kMemory, kAddresses, kInputs };
+// Inputs beside param, grad, table, hyper and the slots; the first three lie as the slots do. The last two
+// are given instead of grad: the gradient of the only segment, a matrix, is their product xᵀ·dy.
+enum Input { kAnchor = 4 + kMaxSlots, kAverage, kAccumulator, kMemory, kAddresses, kX, kDy, kInputs };
 // Columns of `addresses`, a row per segment, given instead of the arrays of weights when each parameter has
 // memory of its own; positions do not count then. Who makes it has checked what it points to.
 enum Address {
@@ -85,7 +87,8 @@ enum Sum { kAfter = kStatistics, kTotalSquares, kSecond, kSums };
 constexpr int64_t kBlock = kStreamGrain;  // elements of a unit of work
 // In a long segment a unit is 2 MB of each array: a core's prefetcher loses its streams that seldom.
 constexpr int64_t kLong = int64_t{1} << 22, kLongUnit = 32 * kBlock;
-constexpr int64_t kRows = 64;  // of a bounded segment a unit has at least so many rows: few sums
+constexpr int64_t kRows = 64;          // of a bounded segment a unit has at least so many rows: few sums
+constexpr int64_t kGradientRows = 48;  // of xᵀ·dy that are made, and stepped while they are in cache
 
 struct Plan {
   Rule rule;
@@ -94,6 +97,7 @@ struct Plan {
   double clip_value, clip_norm, global_clip_norm, average_momentum;
   int64_t accumulation_steps, accumulation_clock, bounded_outputs;
   int64_t slot_bytes, rounding_seed;  // 4: float32; 2: bfloat16, stochastically rounded
+  int64_t terms, in, out;             // of the factors of the gradient, if it is given by them; else 0
   bool measure, exact, statistics;
 };
 
@@ -141,13 +145,34 @@ int64_t columns_room(const Plan& plan) {
   return plan.bounded_outputs ? plan.parameters / kRows + plan.bounded_outputs : 0;
 }
 
+// terms, in and out of x (…, in) and dy (…, out), which lie in whole vectors.
+static void read_factors(const Infer& io, int64_t (&sizes)[3]) {
+  const Spec &x = io.in[kX], &dy = io.in[kDy];
+  check_dtype(kOp, "x", x, DType::f32);
+  check_dtype(kOp, "dy", dy, DType::f32);
+  WDFAST_CHECK(x.rank > 0 && dy.rank > 0, "%s: arguments 'x' and 'dy': expected at least 1 dimension", kOp);
+  const int64_t in = x.dim[x.rank - 1], out = dy.dim[dy.rank - 1];
+  WDFAST_CHECK(
+      in > 0 && out > 0 && out % kLanes == 0 && x.size() / in == dy.size() / out,
+      "%s: arguments 'x' and 'dy': expected (…, in) and (…, out) with as many rows, and out a multiple "
+      "of %d",
+      kOp, kLanes);
+  WDFAST_CHECK(io.in[0].size() == in * out && io.in[2].dim[0] == 1,
+               "%s: argument 'param': expected the one matrix whose gradient is xᵀ·dy, %lld × %lld", kOp,
+               static_cast<long long>(in), static_cast<long long>(out));
+  sizes[0] = x.size() / in, sizes[1] = in, sizes[2] = out;
+}
+
 static void infer(Infer& io) {
   const char* const slot_names[] = {"slot1", "slot2", "slot3"};
   const Spec &p = io.in[0], &g = io.in[1], &table = io.in[2], &hyper = io.in[3];
-  const bool by_address = io.in[kAddresses].given();
+  const bool by_address = io.in[kAddresses].given(), by_factors = io.in[kX].given() && io.in[kDy].given();
+  WDFAST_CHECK(io.in[kX].given() == io.in[kDy].given() && !(by_factors && (by_address || g.given())),
+               "%s: arguments 'x' and 'dy': both or none, and then no 'grad'", kOp);
   for (int i = 0; i < kMemory; ++i) {
     const bool given = io.in[i].given(), table_or_hyper = i == 2 || i == 3;
-    WDFAST_CHECK(given || i > 3 || (by_address && !table_or_hyper), "%s: input %d is required", kOp, i);
+    WDFAST_CHECK(given || i > 3 || (by_address && !table_or_hyper) || (by_factors && i == 1),
+                 "%s: input %d is required", kOp, i);
     WDFAST_CHECK(!given || !by_address || table_or_hyper, "%s: argument 'addresses': given instead of arrays",
                  kOp);
   }
@@ -158,8 +183,10 @@ static void infer(Infer& io) {
     check_dim(kOp, "addresses", io.in[kAddresses], 1, kAddressColumns);
   } else {
     check_dtype(kOp, "param", p, DType::f32);
-    check_dtype(kOp, "grad", g, DType::f32);
+    if (!by_factors) check_dtype(kOp, "grad", g, DType::f32);
   }
+  int64_t factors[3] = {};
+  if (by_factors) read_factors(io, factors);
   check_dtype(kOp, "table", table, DType::f64);
   check_rank(kOp, "table", table, 2);
   check_dim(kOp, "table", table, 1, kColumns);
@@ -218,7 +245,7 @@ static void infer(Infer& io) {
           segments,
           hyper.dim[0],
           elements,
-          by_address ? elements : g.size(),
+          by_address || by_factors ? elements : g.size(),
           by_address ? elements : states,
           max_units,
           memory.given() ? memory.dim[0] : 0,
@@ -231,6 +258,9 @@ static void infer(Infer& io) {
           static_cast<int64_t>(constant("bounded_outputs", 0, 1e15)),
           rounding_seed < 0 ? 4 : 2,
           rounding_seed,
+          factors[0],
+          factors[1],
+          factors[2],
           host->attr_float(io.attrs, "measure", 0) != 0,
           host->attr_float(io.attrs, "exact", 0) != 0,
           host->attr_float(io.attrs, "statistics", 1) != 0};

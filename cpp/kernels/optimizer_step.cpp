@@ -11,6 +11,7 @@
 // What a segment is and where its numbers come from: engine/segments.h. One vector of it: engine/sweep.h.
 // Here is what happens to a unit of work, and to the whole.
 #include "../engine/sweep.h"
+#include "../engine/tile.h"
 #include "wdfast/lanes.h"
 
 namespace WDFAST_NS {
@@ -23,7 +24,31 @@ struct Work {      // what every unit needs
   int64_t slot_bytes, rounding_seed;
   uint64_t number;  // of the step
   Step step;
+  const float *x, *dy;  // the factors of the gradient, if it is given by them: (terms, in) and (terms, out)
+  int64_t terms, in, out;
 };
+
+// Elements [begin, end), whole rows, of xᵀ·dy.
+const float* make_gradient(const Work& work, int64_t begin, int64_t end) {
+  float* rows = static_cast<float*>(
+      host->thread_scratch(static_cast<size_t>(kGradientRows * work.out + kOuterPixels * kPanel) * 4));
+  for (int64_t column = 0; column < work.out; column += kPanel)
+    outer_long({.a = work.x + begin / work.out,
+                .a_stride = work.in,
+                .a_row_stride = 0,
+                .b = work.dy + column,
+                .b_stride = work.out,
+                .b_row_stride = 0,
+                .pixels = work.terms,
+                .rows = 1,
+                .c = rows + column,
+                .c_stride = work.out,
+                .k = (end - begin) / work.out,
+                .columns = work.out - column < kPanel ? work.out - column : kPanel,
+                .add = false},
+               rows + kGradientRows * work.out);
+  return rows;
+}
 
 // The n < kLanes elements that are no whole vector, stepped in a copy; `sums` takes their lanes alone.
 void sweep_rest(Sweep sweep, const Arrays& a, int64_t n, int64_t slot_bytes, const Segment& segment,
@@ -86,8 +111,9 @@ int64_t before_line(const float* p, int64_t n) {
   return into && n > kLine ? kLine - into : n;
 }
 
-void update_unit(const Work& work, Sweep sweep, const Segment& s, int64_t unit, double* out) {
-  const int64_t begin = unit * s.unit, end = s.length - begin < s.unit ? s.length : begin + s.unit;
+// Elements [begin, end) of a segment, whose arrays begin at `first`.
+void update_elements(const Work& work, Sweep sweep, const Segment& s, const Arrays& first, int64_t begin,
+                     int64_t end, float* columns, double* out) {
   const bool bounded = s.max_norm > 0 && !work.step.measure && !work.step.hold;
   const bool whole_rows = bounded && s.outputs <= kChunk;
   const bool summed = work.step.statistics || s.path >= Path::remembering;
@@ -95,17 +121,14 @@ void update_unit(const Work& work, Sweep sweep, const Segment& s, int64_t unit, 
   const int64_t chunk = whole_rows                    ? kChunk / s.outputs * s.outputs
                         : summed || bounded || rounds ? kChunk
                                                       : s.unit;
-  float* columns = work.columns + s.columns_at + unit * s.outputs;
-  for (int64_t j = 0; bounded && j < s.outputs; ++j) columns[j] = 0;
-  for (int k = 0; k < kSums; ++k) out[k] = 0;
   alignas(64) uint16_t random[kChunk + 2 * kRandomGroup];
   for (int64_t at = begin; at < end;) {
     int64_t n = end - at < chunk ? end - at : chunk;
     const int64_t column = bounded ? at % s.outputs : 0;
     if (bounded && !whole_rows && n > s.outputs - column) n = s.outputs - column;
-    if (!summed && !bounded && at == begin) n = before_line(s.begin.p + at, n);
+    if (!summed && !bounded && at == begin) n = before_line(first.p + at, n);
     const int64_t vectors = n / kLanes, rest = n % kLanes;
-    Arrays a = behind(s.begin, at, work.slot_bytes);
+    Arrays a = behind(first, at, work.slot_bytes);
     a.random = random + (s.state_at + at) % kRandomGroup;
     if (rounds)
       random_halves(static_cast<uint64_t>(work.rounding_seed), work.number, s.state_at + at, n, random);
@@ -117,6 +140,21 @@ void update_unit(const Work& work, Sweep sweep, const Segment& s, int64_t unit, 
     if (whole_rows) add_squares(a.p, n / s.outputs, s.outputs, s.outputs, columns);
     if (bounded && !whole_rows) add_squares(a.p, 1, n, n, columns + column);
     at += n;
+  }
+}
+
+void update_unit(const Work& work, Sweep sweep, const Segment& s, int64_t unit, double* out) {
+  const int64_t begin = unit * s.unit, end = s.length - begin < s.unit ? s.length : begin + s.unit;
+  float* columns = work.columns + s.columns_at + unit * s.outputs;
+  for (int64_t j = 0; s.max_norm > 0 && j < s.outputs; ++j) columns[j] = 0;
+  for (int k = 0; k < kSums; ++k) out[k] = 0;
+  if (!work.x) return update_elements(work, sweep, s, s.begin, begin, end, columns, out);
+  Arrays first = s.begin;
+  const int64_t most = kGradientRows * work.out;
+  for (int64_t at = begin; at < end; at += most) {
+    const int64_t stop = end - at < most ? end : at + most;
+    first.g = make_gradient(work, at, stop) - at;
+    update_elements(work, sweep, s, first, at, stop, columns, out);
   }
 }
 
@@ -203,7 +241,12 @@ void forward(const Call& call) {
       plan.slot_bytes,
       plan.rounding_seed,
       static_cast<uint64_t>(hyper[kStep]),
-      {c, static_cast<float>(hyper[kGradientScale]), plan.measure, hold, plan.statistics || plan.measure}};
+      {c, static_cast<float>(hyper[kGradientScale]), plan.measure, hold, plan.statistics || plan.measure},
+      call.f32_in(kX),
+      call.f32_in(kDy),
+      plan.terms,
+      plan.in,
+      plan.out};
   Sweep sweeps[kPaths];
   with_rule(plan.rule, [&](auto rule) {
     for (int i = 0; i < kPaths; ++i) {
@@ -218,7 +261,8 @@ void forward(const Call& call) {
     const Segment& s = segments[owner[unit]];
     update_unit(work, sweeps[static_cast<int>(s.path)], s, unit - s.first_unit, partial + unit * kSums);
   };
-  if (elements <= kStreamGrain)  // many short segments are no more work than one: not worth waking a thread
+  if (elements <= kStreamGrain &&
+      !plan.out)  // many short segments are no more work than one: not worth waking a thread
     for (int64_t unit = 0; unit < units; ++unit) update(unit);
   else
     parallel_for(units, update);
@@ -242,7 +286,7 @@ void forward(const Call& call) {
 
 WDFAST_OP(optimizer_step, {.name = "optimizer_step",
                            .plan_bytes = sizeof(Plan),
-                           .min_inputs = 0,  // `infer` says which, with addresses or without
+                           .min_inputs = 0,  // `infer` says which, with addresses, factors or without
                            .max_inputs = kInputs,
                            .infer = infer,
                            .forward = forward,

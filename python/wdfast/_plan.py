@@ -20,12 +20,14 @@ _AHEAD = 64  # steps whose values are made at once, where they cannot depend on 
 
 
 class Run(NamedTuple):
-    """Parameters that lie in the same arrays, one after the other: one native call of a program."""
+    """Parameters that lie in the same arrays, one after the other: one native call of a program. Or a matrix whose
+    gradient is the product of two of the program's tensors, which are given instead of it."""
 
     value: np.ndarray
-    grad: np.ndarray
+    grad: np.ndarray | None
     table: np.ndarray
     parameters: list[Parameter]
+    factors: tuple[int, ...] = ()
 
 
 class Plan:
@@ -143,26 +145,28 @@ class Plan:
 
     # ---- in a program -----------------------------------------------------------------------------------
 
-    def append(self, program: Any, *, measured: bool) -> tuple[int, list[int]]:
+    def append(self, program: Any, *, measured: bool,
+               factors: dict[int, tuple[int, int]] | None = None) -> tuple[int, list[int]]:
         """Appends the step to a native Program, after its `differentiate`.
 
+        factors: by the id of a parameter, x and dy of its gradient, where the program does not make that.
         Returns the feed that takes a row of `hyper`, and for each of `runs` its output: float64, a row of statistics
         per parameter. No outputs unless they are `measured` or `penalty` needs them: a step in cache is a third
         faster without.
         """
-        self.runs, statistics = self._find_runs(), []
+        self.runs, statistics = self._find_runs(factors or {}), []
         self._penalties = self._find_penalties()
         wanted = measured or bool(self._penalties)
         hyper = program.feed([len(HYPER) + len(self.clocks)], "float64")
         state = [*self._state_arrays(), self.optimizer.state.memory]
-        bound = [[-1 if array is None else program.bind(array) for array in (run.value, run.grad, run.table, *state)]
-                 for run in self.runs]
+        bound = [[*(-1 if array is None else program.bind(array) for array in (run.value, run.grad, run.table, *state)),
+                  *((-1, *run.factors) if run.factors else ())] for run in self.runs]
         for attrs in self._passes:
             attrs = attrs | {"statistics": float(wanted)}
             statistics = [program.op("optimizer_step", [*ids[:3], hyper, *ids[3:]], attrs)[0] for ids in bound]
         return hyper, statistics if wanted else []
 
-    def _find_runs(self) -> list[Run]:
+    def _find_runs(self, factors: dict[int, tuple[int, int]]) -> list[Run]:
         """The parameters that rise through the same arrays, each group with its part of the table."""
         runs: list[Run] = []
         end = 0
@@ -172,8 +176,11 @@ class Plan:
                 if array.dtype != np.float32 or array.shape != p.shape or not usable:
                     raise ValueError(f"{self.optimizer.name}: weight '{p.name}': expected its {what} as contiguous "
                                      f"{p.shape} float32, got {array.shape} {array.dtype}")
-            (value, at), (grad, grad_at) = _whole(p.value), _whole(p.grad)
             place = row[None].copy()
+            if id(p) in factors:
+                runs.append(Run(p.value.reshape(-1), None, place, [p], factors[id(p)]))
+                continue
+            (value, at), (grad, grad_at) = _whole(p.value), _whole(p.grad)
             place[0, [TABLE.index("parameter_at"), TABLE.index("gradient_at")]] = at, grad_at
             if runs and runs[-1].value is value and runs[-1].grad is grad and at >= end:
                 runs[-1].parameters.append(p)

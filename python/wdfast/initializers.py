@@ -23,6 +23,7 @@ __all__ = [
 
 # The standard deviation of a standard normal that is redrawn outside ±2.
 _TRUNCATED_STDDEV = 0.87962566103423978
+_DRAWN_AT_ONCE = 1 << 20
 
 
 class _Seeds:
@@ -140,6 +141,16 @@ class _Random(Initializer):
         return np.random.Generator(np.random.Philox(seed))
 
 
+def _drawn(draw: Callable[[int], np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """`draw(n)` as float32, as if drawn at once: what is drawn in float64 takes little memory beside it."""
+    values = np.empty(tuple(shape), np.float32)
+    flat = values.reshape(-1)
+    for begin in range(0, flat.size, _DRAWN_AT_ONCE):
+        part = flat[begin : begin + _DRAWN_AT_ONCE]
+        part[...] = draw(part.size)
+    return values
+
+
 def _truncated_normal(generator: Any, shape: Sequence[int], mean: float, stddev: float) -> np.ndarray:
     values = generator.standard_normal(tuple(shape))
     while (outside := np.abs(values) > 2).any():
@@ -154,7 +165,8 @@ class RandomNormal(_Random):
         self.mean, self.stddev, self.seed = mean, stddev, seed
 
     def __call__(self, shape: Sequence[int]) -> np.ndarray:
-        return self.generator().normal(self.mean, self.stddev, tuple(shape)).astype(np.float32)
+        generator = self.generator()
+        return _drawn(lambda n: generator.normal(self.mean, self.stddev, n), shape)
 
 
 class RandomUniform(_Random):
@@ -164,7 +176,8 @@ class RandomUniform(_Random):
         self.minval, self.maxval, self.seed = minval, maxval, seed
 
     def __call__(self, shape: Sequence[int]) -> np.ndarray:
-        return self.generator().uniform(self.minval, self.maxval, tuple(shape)).astype(np.float32)
+        generator = self.generator()
+        return _drawn(lambda n: generator.uniform(self.minval, self.maxval, n), shape)
 
 
 class TruncatedNormal(_Random):
@@ -207,13 +220,13 @@ class VarianceScaling(_Random):
     def __call__(self, shape: Sequence[int]) -> np.ndarray:
         fan_in, fan_out = fans(shape)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
-        variance = self.scale / max(1.0, fan)
+        variance, generator = self.scale / max(1.0, fan), self.generator()
         if self.distribution == "uniform":
             limit = math.sqrt(3 * variance)
-            return self.generator().uniform(-limit, limit, tuple(shape)).astype(np.float32)
+            return _drawn(lambda n: generator.uniform(-limit, limit, n), shape)
         if self.distribution == "truncated_normal":
-            return _truncated_normal(self.generator(), shape, 0.0, math.sqrt(variance) / _TRUNCATED_STDDEV)
-        return self.generator().normal(0.0, math.sqrt(variance), tuple(shape)).astype(np.float32)
+            return _truncated_normal(generator, shape, 0.0, math.sqrt(variance) / _TRUNCATED_STDDEV)
+        return _drawn(lambda n: generator.normal(0.0, math.sqrt(variance), n), shape)
 
 
 class GlorotUniform(VarianceScaling):

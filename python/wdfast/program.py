@@ -7,7 +7,7 @@ conv2d → activation → max_pool2d, dense → activation, batch_norm → add �
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,8 @@ def _absorb_residual(step: Step, consumer: Attrs, others: list[Any]) -> bool:
 
 # (producer, consumer): makes the producer's step do what the consumer, with `others` as its other inputs, would do
 # after it; False if it cannot.
+_BY_FACTORS = 1 << 22  # weights of a matrix whose gradient, 16 MB, does not stay in a cache
+
 FUSIONS: dict[tuple[str, str], Callable[[Step, Attrs, list[Any]], bool]] = {
     ("conv2d", "activation"): _absorb_activation,
     ("conv2d", "max_pool2d"): _absorb_pool,
@@ -68,8 +70,31 @@ FUSIONS: dict[tuple[str, str], Callable[[Step, Attrs, list[Any]], bool]] = {
 }
 
 
-def fuse(nodes: list[Node], keep: Iterable[Tensor], *, training: bool) -> list[Step]:
-    """The op list of a graph. Values in `keep`, and those read twice, are never fused away."""
+def stepped_by_factors(nodes: Iterable[Node], trained: set[int]) -> set[int]:
+    """The ids of large matrices whose gradient is xᵀ·dy of one dense op: the optimizer can make it as it goes.
+
+    The op's bias has to be trained: then dy is made, whether or not x wants a gradient.
+    """
+    nodes = list(nodes)
+    uses = Counter(id(p) for node in nodes for p in node.inputs.values() if isinstance(p, Parameter))
+    found = set()
+    for node in nodes:
+        w, b = node.inputs.get("w"), node.inputs.get("b")
+        if (node.op == "dense" and isinstance(w, Parameter) and w.size >= _BY_FACTORS and w.shape[1] % 16 == 0
+                and {id(w), id(b)} <= trained and uses[id(w)] == 1):
+            found.add(id(w))
+    return found
+
+
+def _dy_is_wanted(step: Step, by_factors: Container[int]) -> bool:
+    return step.op == "dense" and id(step.inputs[1]) in by_factors
+
+
+def fuse(nodes: list[Node], keep: Iterable[Tensor], *, training: bool, by_factors: Container[int] = ()) -> list[Step]:
+    """The op list of a graph. Values in `keep`, and those read twice, are never fused away.
+
+    by_factors: the ids of weights of dense ops whose dy is wanted, so that nothing may come between it and y.
+    """
     renamed: dict[int, Any] = {}  # what stands for the output of a node that was dropped
     reshaped: dict[int, Any] = {}  # what a reshape was given
     live: list[tuple[Node, list[Any]]] = []
@@ -94,7 +119,7 @@ def fuse(nodes: list[Node], keep: Iterable[Tensor], *, training: bool) -> list[S
         name = node.layer.name if node.layer is not None else node.op
         for at, value in enumerate(inputs):
             step = made_by.get(id(value))
-            if step is None or uses[id(value)] > 1 or id(value) in kept:
+            if step is None or uses[id(value)] > 1 or id(value) in kept or _dy_is_wanted(step, by_factors):
                 continue
             absorb = FUSIONS.get((step.op, node.op))
             if absorb and absorb(step, node.attrs, inputs[:at] + inputs[at + 1 :]):
@@ -133,6 +158,7 @@ class GraphProgram:
         self.precision = precision
         self.steps: list[Step] = []
         self._trained = {id(p) for p in trained}
+        self._by_factors: set[int] = set()
         self._ids: dict[int, int] = {}
         self._leaves: list[Any] = []  # alive as long as their ids are used
 
@@ -157,7 +183,8 @@ class GraphProgram:
         known = self._ids.get(id(value))
         if known is None:
             if isinstance(value, Parameter):
-                known = self.native.bind(value.value, value.grad if id(value) in self._trained else None)
+                wants = id(value) in self._trained and id(value) not in self._by_factors
+                known = self.native.bind(value.value, value.grad if wants else None)
             elif isinstance(value, np.ndarray):
                 known = self.native.bind(value)
             else:
@@ -170,7 +197,10 @@ class GraphProgram:
         """Adds the ops that `outputs` need; returns their native tensors."""
         outputs = list(outputs)
         known = [t for t in self._leaves if isinstance(t, Tensor)]
-        for step in fuse(subgraph(outputs, stop=known), outputs, training=self.training):
+        nodes = subgraph(outputs, stop=known)
+        if self.training and self.precision == "highest":
+            self._by_factors |= stepped_by_factors(nodes, self._trained) - self._ids.keys()
+        for step in fuse(nodes, outputs, training=self.training, by_factors=self._by_factors):
             frozen = self.training and frozen_norm(step.op, step.inputs, lambda p: id(p) in self._trained)
             attrs = {"precision": self.precision} | step.attrs | ({"frozen": 1} if frozen else {})
             ids = self.native.op(step.op, [self.id(v) for v in step.inputs], attrs)
@@ -178,3 +208,16 @@ class GraphProgram:
                 self.assign(tensor, native_id)
             self.steps.append(step)
         return [self.id(t) for t in outputs]
+
+    def reached(self, parameters: Iterable[Parameter], received: Container[int]) -> list[Parameter]:
+        """Those of `parameters` that have a gradient after `differentiate`, which returned `received`."""
+        by_factors = {id(step.inputs[1]) for step in self._factored() if self.id(step.inputs[2]) in received}
+        return [p for p in parameters if id(p) in by_factors or self.id(p) in received]
+
+    def factors(self) -> dict[int, tuple[int, int]]:
+        """By the id of a matrix: the native tensors x and dy whose product xᵀ·dy is its gradient."""
+        return {id(step.inputs[1]): (self.id(step.inputs[0]), self.native.grad_of(self.id(step.outputs[0])))
+                for step in self._factored()}
+
+    def _factored(self) -> list[Step]:
+        return [step for step in self.steps if _dy_is_wanted(step, self._by_factors)]

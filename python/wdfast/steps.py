@@ -413,9 +413,8 @@ class DataStep:
         if training:
             minimised = [self.scalars[0], *(self.scalars[-1:] if added is not None else [])]
             received = set(native.differentiate([(i, -1) for i in minimised]))
-            reached = [p for p in model.trained if program.id(p) in received]
-            self.plan = model.optimizer.plan(reached)
-            self.hyper, self.stats = self.plan.append(native, measured=telemetry)
+            self.plan = model.optimizer.plan(program.reached(model.trained, received))
+            self.hyper, self.stats = self.plan.append(native, measured=telemetry, factors=program.factors())
         native.compile([*ids, *self.stats])
         self._specs = {i: native.spec(i) for i in (*ids, *self.stats)}
 

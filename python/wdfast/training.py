@@ -322,7 +322,8 @@ class Training:
         """Outputs in training mode, and the pullback: `pullback(dy)` returns dx and adds to the gradients.
 
         The gradients of the parameters (`p.grad` of `model.parameters`) grow until `zero_grad`;
-        `optimizer.apply(model)` steps. Several pullbacks may be alive at once. What layers add to the loss is in
+        `optimizer.apply(model)` steps (what `fit` leaves in them is not defined: a large matrix steps without one).
+        Several pullbacks may be alive at once. What layers add to the loss is in
         neither: `Model(inputs, [output, *model.added_losses.values()])` has it as outputs.
 
         >>> import numpy as np

@@ -52,7 +52,7 @@ RATE_CLOCK = float(HYPER.index("rate"))
 NO_CLOCK = -1.0
 
 
-def optimizer_step(param: Array, grad: Array, table: Array, hyper: Array, slot1: Array = None,
+def optimizer_step(param: Array, grad: Array | None, table: Array, hyper: Array, slot1: Array = None,
                    slot2: Array = None, slot3: Array = None, rule: str = "sgd",
                    momentum: float = 0.9, beta_1: float = 0.9, beta_2: float = 0.999,
                    epsilon: float = 1e-7, momentum_decay: float = 1.0, *, anchor: Array = None,
@@ -60,7 +60,7 @@ def optimizer_step(param: Array, grad: Array, table: Array, hyper: Array, slot1:
                    clip_value: float = 0.0, clip_norm: float = 0.0, global_clip_norm: float = 0.0,
                    average_momentum: float = 0.99, accumulation_steps: int = 1,
                    accumulation_clock: int = -1, exact: bool = False, measure: bool = False,
-                   rounding_seed: int | None = None) -> Array:
+                   rounding_seed: int | None = None, x: Array = None, dy: Array = None) -> Array:
     """One step of many parameters that share arrays: for each segment, p ← p − s·p − η·u.
 
     param, grad, slot1 … slot3: float32; param and slots are updated in place. table: float64 (segments, 23),
@@ -78,6 +78,10 @@ def optimizer_step(param: Array, grad: Array, table: Array, hyper: Array, slot1:
     and stochastically rounded (up with the probability that is the part cut off) by 16 bits of Philox that
     depend on the seed, the step, the element's position and the slot. Master weights stay float32.
 
+    x, dy: float32 (…, in), (…, out) with as many rows, out a multiple of 16, given instead of grad: the gradient of
+    the only segment, a matrix (in, out), is their product xᵀ·dy. Some rows of it at a time are made and stepped
+    while they lie in cache; it never reaches memory.
+
     Returns float64 (segments, 6), the `STATISTICS` of each segment. Raises ValueError, with nothing written,
     for segments that overlap or leave the arrays.
 
@@ -93,7 +97,7 @@ def optimizer_step(param: Array, grad: Array, table: Array, hyper: Array, slot1:
     """
     inputs = {"param": param, "grad": grad, "table": table, "hyper": hyper,
               "slot1": slot1, "slot2": slot2, "slot3": slot3, "anchor": anchor, "average": average,
-              "accumulator": accumulator, "memory": memory}
+              "accumulator": accumulator, "memory": memory, "addresses": None, "x": x, "dy": dy}
     numbers = {"momentum": momentum, "beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon,
                "momentum_decay": momentum_decay, "clip_value": clip_value, "clip_norm": clip_norm,
                "global_clip_norm": global_clip_norm, "average_momentum": average_momentum,
@@ -298,7 +302,7 @@ def lion_step(p: Array, g: Array, m: Array, *, lr: float = 0.001, beta_1: float 
 # ---- reference ----------------------------------------------------------------------------------------
 
 
-def reference(param: np.ndarray, grad: np.ndarray, table: np.ndarray, hyper: np.ndarray,
+def reference(param: np.ndarray, grad: np.ndarray | None, table: np.ndarray, hyper: np.ndarray,
               slot1: np.ndarray | None = None, slot2: np.ndarray | None = None,
               slot3: np.ndarray | None = None, rule: str = "sgd", momentum: float = 0.9,
               beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
@@ -307,8 +311,10 @@ def reference(param: np.ndarray, grad: np.ndarray, table: np.ndarray, hyper: np.
               memory: np.ndarray | None = None, clip_value: float = 0.0, clip_norm: float = 0.0,
               global_clip_norm: float = 0.0, average_momentum: float = 0.99, accumulation_steps: float = 1,
               accumulation_clock: float = -1, exact: float = 0, measure: float = 0,
-              rounding_seed: int = -1) -> np.ndarray:
+              rounding_seed: int = -1, x: np.ndarray | None = None, dy: np.ndarray | None = None) -> np.ndarray:
     """Updates its arrays in place, in the dtype they have (float64 in tests); returns the statistics."""
+    if grad is None:
+        grad = x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
     constants = {"momentum": momentum, "beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon,
                  "momentum_decay": momentum_decay}
     rate, step, scale, product = hyper[:4]
@@ -427,4 +433,14 @@ def _case(rule: str, size: int, **strengths: float) -> Case:
     return Case("optimizer_step", inputs, {"rule": rule}, terms=size, gradient=False)
 
 
-CASES = [_case(rule, 10_007, shrink=0.01) for rule in SLOTS] + [_case("adam", n, l2=5e-4) for n in (0, 1, 33)]
+
+def _by_factors(rule: str, rows: tuple[int, ...], ins: int, outs: int, **strengths: float) -> Case:
+    case = _case(rule, ins * outs, **strengths)
+    factors = {"grad": None, "x": (*rows, ins), "dy": (*rows, outs)}
+    return Case(case.op, case.inputs | factors, case.attrs, terms=case.terms + int(np.prod(rows)), gradient=False)
+
+
+CASES = [_case(rule, 10_007, shrink=0.01) for rule in SLOTS] + [_case("adam", n, l2=5e-4) for n in (0, 1, 33)] + [
+    _by_factors("adam", (32,), 101, 80, shrink=0.01), _by_factors("momentum", (3, 67), 49, 16, l2=5e-4),
+    _by_factors("lion", (1,), 1, 16), _by_factors("adam", (7,), 700, 48, l1=1e-3),
+    _by_factors("sgd", (5,), 97, 32, max_norm=1.0, outputs=32)]
