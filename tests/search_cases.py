@@ -119,7 +119,7 @@ def alone(case: Case, value: Any, split: search.Split, *, epochs: int, batch_siz
         model = case.build()
     model._set_optimizer(model.optimizer.fresh(decay=value))
     history = model.fit(rows(case.x, split.train), rows(case.y, split.train), batch_size, epochs, verbose=0, seed=seed,
-                        validation_data=tuple(held), validation_batch_size=256, **settings)
+                        validation_data=tuple(held), validation_batch_size=512, **settings)
     return model, history.history
 
 

@@ -107,6 +107,8 @@ class Fit:
 
             self.checkpoint = Checkpoint(checkpoint, self)
         self._objective = Objective(model, arrays, mixed=augment is not None and augment.mixup > 0)
+        same = validation is not None and validation.signature == arrays.signature and self._objective.share is None
+        self._validation_objective = self._objective if same else None
         self._steps: dict[int, DataStep] = {}
         self._validation_steps: dict[int, DataStep] = {}
         self._steps_per_call = 1
@@ -180,7 +182,8 @@ class Fit:
                 raise KeyboardInterrupt
         logs = self.means.means()
         if self.validation is not None:
-            measured = self.model._evaluate(self.validation, self.validation_batch_size, self._validation_steps)
+            measured = self.model._evaluate(self.validation, self.validation_batch_size, self._validation_steps,
+                                            self._validation_objective)
             logs |= {f"val_{name}": value for name, value in measured.items()}
         self.progress.end(logs)
         self.callbacks.on_epoch_end(self.epoch, logs)

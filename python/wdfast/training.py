@@ -239,9 +239,10 @@ class Training:
         """
         return sum((float(p.regularizer(p.value)) for p in self.trained if p.regularizer is not None), start=0.0)
 
-    def _evaluate(self, arrays: Arrays, batch_size: int, steps: dict[int, DataStep] | None = None) -> dict[str, float]:
+    def _evaluate(self, arrays: Arrays, batch_size: int, steps: dict[int, DataStep] | None = None,
+                  objective: Objective | None = None) -> dict[str, float]:
         steps = {} if steps is None else steps
-        means = objective = None
+        means = None
         for index in _blocks(arrays, batch_size):
             batch = index.shape[1]
             if batch not in steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -25,7 +26,7 @@ from .folds import Split
 from .space import FAILURES, Candidate, shortened
 
 _SAVE_EVERY = 30.0  # seconds between checkpoints of a running cell: what a kill can cost
-_EVALUATION_BATCH = 256
+_EVALUATION_BATCH = 512  # a few hundred samples are one step of one program
 _PAUSED_BYTES = 1 << 28  # of trainings that wait in memory to go on
 _building = threading.Lock()  # layers without a name are numbered by one count for all
 _pausing = threading.Lock()
@@ -139,7 +140,7 @@ class Problem:
                 self._arrays = with_class_weight(plain, self.class_weight), plain
         return model
 
-    @property
+    @functools.cached_property
     def _takes(self) -> set[str]:
         return set(inspect.signature(self.build).parameters)
 
