@@ -38,8 +38,8 @@ struct Axis<2> {  // of the points 0, ±1, ∞
   }
 };
 
-// Of the points 0, ±a, ±b, ∞. These round least: of the products' usual 0, ±1, ±2 the error is 1.5 times as
-// large (arXiv 1803.10986 on the choice). A row of Bᵀ is Π (x − other points), so G has the divisors.
+// Of the points 0, ±a, ±b, ∞. These round least: with the usual 0, ±1, ±2, ∞ the error is 1.5 times as large
+// (on the choice: arXiv 1803.10986). A row of Bᵀ is Π (x − other points); G has the divisors.
 template <>
 struct Axis<4> {
   static constexpr int kPixels = 4, kCells = 6;
@@ -130,14 +130,13 @@ WDFAST_INLINE void for_blocks(const WinogradRows& r, const F& f) {
 
 // Asks for the lines of the pixels of each tile, so many rows on. Transforms wait for memory, products do not
 // need it: what the next transforms will read and write is brought in meanwhile.
-WDFAST_INLINE void ask_for_pixels(const WinogradRows& r, const Image& image, int64_t channels,
-                                  const Tile* tile, const Tile* end, int64_t rows) {
-  for (; tile < end; ++tile)
-    for (int64_t i = 0; i < 2; ++i)
-      for (int64_t j = 0; j < r.across; ++j)
-        for (int64_t c = 0; c < channels; c += kLine)
-          ask_for_line(image.origin + (tile->row + rows + i) * image.row + (tile->column + j) * image.pixel +
-                       c);
+WDFAST_INLINE void ask_for_pixels(const WinogradRows& r, const Image& image, const Tile* tile,
+                                  const Tile* end, int64_t rows) {
+  for (; tile < end; ++tile) {
+    const float* row = image.origin + (tile->row + rows) * image.row + tile->column * image.pixel;
+    for (int64_t i = 0; i < 2; ++i, row += image.row)
+      for (int64_t c = 0; c < r.across * image.pixel; c += kLine) ask_for_line(row + c);
+  }
 }
 
 // How many rows of Y further the next n tiles lie: past the last one in the next image, or nowhere.
@@ -381,8 +380,8 @@ void gather_tiles(const WinogradRows& r, Image x, const float* u, const float* b
     const int64_t ahead = rows_ahead(r, n);
     for (int64_t k = 0; k < kCells<Across>; ++k) {
       const Tile *part = tiles + n * k / kCells<Across>, *end = tiles + n * (k + 1) / kCells<Across>;
-      ask_for_pixels(r, x, r.in, part, end, ahead + 1);
-      ask_for_pixels(r, y, r.out, part, end, 0);
+      ask_for_pixels(r, x, part, end, ahead + 1);
+      ask_for_pixels(r, y, part, end, 0);
       for (int64_t panel = 0; panel < panel_count(r.out); ++panel)
         for (int64_t first = 0; first < depth; first += kChain) {
           const int64_t columns = panel_columns(r.out, panel);
@@ -427,8 +426,8 @@ void sum_tiles(const WinogradRows& r, Image x, Image dy, float* du, float* scrat
     const int64_t ahead = rows_ahead(r, n);
     for (int64_t k = 0; k < kCells<Across>; ++k) {
       const Tile *part = tiles + n * k / kCells<Across>, *end = tiles + n * (k + 1) / kCells<Across>;
-      ask_for_pixels(r, x, r.in, part, end, ahead + 1);
-      ask_for_pixels(r, dy, r.out, part, end, ahead);
+      ask_for_pixels(r, x, part, end, ahead + 1);
+      ask_for_pixels(r, dy, part, end, ahead);
       for (int64_t column = 0; column < r.out; column += kPanel)
         outer({.a = v + k * v_cell,
                .a_stride = r.in,
