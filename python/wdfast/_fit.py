@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from .steps import Arrays, Augment, DataStep, Objective
 # A native call returns about this often: soon enough for Ctrl-C and a smooth bar, rarely enough that the
 # cost of a call (about 20 µs) does not show.
 _SECONDS_PER_CALL = 0.1
+_FEW = 1 << 16  # samples whose orders are kept for a while
 
 
 class DelayedInterrupt:
@@ -76,6 +78,11 @@ class EpochMeans:
             names = [name] if value.ndim == 0 else [f"{name}_{i}" for i in range(value.size)]
             logs.update(zip(names, value.ravel().tolist(), strict=True))
         return logs
+
+
+@functools.lru_cache(maxsize=64)  # the models of a search see the samples in the same orders
+def _shuffled(seed: int, epoch: int, n: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(n).astype(np.int32)
 
 
 class Fit:
@@ -167,7 +174,7 @@ class Fit:
         n = self.arrays.size
         if not self.shuffle:
             return np.arange(n, dtype=np.int32)
-        return np.random.default_rng([self.seed, self.epoch]).permutation(n).astype(np.int32)
+        return (_shuffled if n <= _FEW else _shuffled.__wrapped__)(self.seed, self.epoch, n)
 
     def _run_epoch(self, interrupt: DelayedInterrupt) -> None:
         self._begin_epoch()

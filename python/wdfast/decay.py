@@ -558,6 +558,9 @@ def get(value: Any) -> Any:
     raise TypeError(f"decay: expected a value such as decay.decoupled(0.01) or decay.l2(5e-4), got {value!r}")
 
 
+_NONE = none()
+
+
 def of(parameter: Parameter, default: Decay | PerLayer) -> tuple[Term, ...]:
     """The terms that act on a parameter: its own decay, or else `default` if its role decays; and its
     regularizer's.
@@ -574,7 +577,9 @@ def of(parameter: Parameter, default: Decay | PerLayer) -> tuple[Term, ...]:
     elif isinstance(default, PerLayer):
         chosen = default.of(parameter)
     else:
-        chosen = default if parameter.role in DECAYED_ROLES else none()
-    terms = chosen.terms + (parameter.regularizer.terms if parameter.regularizer is not None else ())
+        chosen = default if parameter.role in DECAYED_ROLES else _NONE
+    if parameter.regularizer is None:
+        return chosen.terms
+    terms = chosen.terms + parameter.regularizer.terms
     _check_sum(terms)
     return terms
