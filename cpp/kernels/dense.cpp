@@ -21,6 +21,7 @@ constexpr int64_t kTaskFlops = 1 << 19;  // a task below this (about 4 µs) is n
 constexpr int64_t kFewRows = kPanel;     // of x up to which its gradient may be made transposed
 constexpr int64_t kPackRows = 32;        // of x from which packing a panel of w pays
 constexpr int64_t kPairRows = 16;        // of x from which bfloat16 products pay for packing w
+constexpr int64_t kSingleRows = 4;       // of x up to which a long sum reads w unpacked
 constexpr int64_t kInBlock = 96;         // rows of dw per task: whole tiles of 6, 12 and 14 nearly divide it
 
 struct Plan {
@@ -133,6 +134,20 @@ void multiply_panel(const Plan& p, const float* x, const float* w, const float* 
   }
 }
 
+// c[0 … m) += x[:, k … k + kRows) · w[k … k + kRows), these rows of w staying in L1 for all of x.
+template <int kRows>
+void add_rows(const Plan& p, const float* x, const float* w, float* c, int64_t k) {
+  const float* rows = w + k * p.out;
+  for (int64_t m = 0; m < p.m; ++m) {
+    const float* factor = x + m * p.in + k;
+    for_vectors(0, p.out, [&](int64_t j, auto lanes) {
+      vf sum = {};
+      for (int64_t i = 0; i < kRows; ++i) sum += load(rows + i * p.out + j, lanes) * factor[i];
+      store(c + m * p.out + j, sum, lanes, true);
+    });
+  }
+}
+
 void activate_in_place(const Plan& p, float* y, int64_t n) {
   with_activation(p.activation.kind, [&](auto a) {
     for (int64_t i = 0; i < n; i += kLanes) {
@@ -174,8 +189,14 @@ void forward(const Call& call) {
   parallel_for(p.k_chunks, [&](int64_t chunk) {
     const int64_t k0 = chunk * depth, k1 = k0 + depth < p.in ? k0 + depth : p.in;
     float* c = partial + chunk * p.m * p.out;
-    if (k0 >= k1) {
+    const bool single = p.m <= kSingleRows && !p.pairs;
+    if (k0 >= k1 || single)
       for (int64_t i = 0; i < p.m * p.out; ++i) c[i] = 0;
+    if (k0 >= k1) return;
+    if (single) {  // in the order of its memory: so few products take less time than w takes to come
+      int64_t k = k0;
+      for (; k + 8 <= k1; k += 8) add_rows<8>(p, x, w, c, k);
+      for (; k < k1; ++k) add_rows<1>(p, x, w, c, k);
       return;
     }
     for (int64_t k = k0; k < k1; k += kDepth)  // all panels of a block while its rows are in cache

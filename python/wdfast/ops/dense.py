@@ -51,6 +51,8 @@ CASES = [
     for name in ("linear", "leaky_relu", "sigmoid", "tanh", "elu", "gelu")
 ] + [
     Case("dense", {"x": (3, 8200), "w": (8200, 17), "b": (17,)}, {}, terms=8200),
+    Case("dense", {"x": (1, 8203), "w": (8203, 33), "b": (33,)}, {"activation": "relu"}, terms=8203),
+    Case("dense", {"x": (5, 8201), "w": (8201, 17), "b": None}, {}, terms=8201),
     Case("dense", {"x": (5000, 5), "w": (5, 3), "b": (3,)}, {}, terms=5000),
 ] + [
     Case("dense", {"x": (m, i), "w": (i, o), "b": (o,)}, {"activation": name, "precision": "medium"}, terms=i)
