@@ -268,6 +268,20 @@ def test_a_matrix_keeps_its_gradient_where_factors_are_not_all_there_is_to_it(
     np.testing.assert_array_equal(after[0], weights[0])
 
 
+def test_a_pullback_makes_the_gradient_of_every_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gradients() -> list[np.ndarray]:
+        model = three_dense()
+        y, pullback = model.vjp(np.ones((5, 40), np.float32))
+        pullback(np.ones_like(y))
+        return [p.grad.copy() for p in model.parameters]
+
+    expected = gradients()
+    monkeypatch.setattr(program, "_BY_FACTORS", 1000)
+    for got, want in zip(gradients(), expected, strict=True):
+        assert want.any()
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize(("x", "dy", "match"), [
     ((4, 3), None, "arguments 'x' and 'dy': both or none"), ((4, 3), (5, 16), "with as many rows"),
     ((4, 3), (4, 15), "out a multiple of"), ((4, 2), (4, 16), "expected the one matrix"),

@@ -147,17 +147,19 @@ class GraphProgram:
 
     Feed or bind the inputs, `emit` what is wanted, then differentiate and compile the `native` Program.
     `trained`: the parameters that training changes: by their gradient, or as running statistics. `precision`: of
-    the products of every op that was not asked for one of its own.
+    the products of every op that was not asked for one of its own. `by_factors`: the gradients of large matrices are
+    not made; who steps them asks for their `factors`.
     """
 
     def __init__(self, batch: int, *, training: bool, trained: Iterable[Parameter] = (),
-                 precision: str = "highest") -> None:
+                 precision: str = "highest", by_factors: bool = False) -> None:
         self.native = _native.Program(training)
         self.batch = batch
         self.training = training
         self.precision = precision
         self.steps: list[Step] = []
         self._trained = {id(p) for p in trained}
+        self._makes_factors = by_factors and precision == "highest"
         self._by_factors: set[int] = set()
         self._ids: dict[int, int] = {}
         self._leaves: list[Any] = []  # alive as long as their ids are used
@@ -198,7 +200,7 @@ class GraphProgram:
         outputs = list(outputs)
         known = [t for t in self._leaves if isinstance(t, Tensor)]
         nodes = subgraph(outputs, stop=known)
-        if self.training and self.precision == "highest":
+        if self._makes_factors:
             self._by_factors |= stepped_by_factors(nodes, self._trained) - self._ids.keys()
         for step in fuse(nodes, outputs, training=self.training, by_factors=self._by_factors):
             frozen = self.training and frozen_norm(step.op, step.inputs, lambda p: id(p) in self._trained)

@@ -383,7 +383,7 @@ class DataStep:
         self.rows = rows
         trained = model.trained if training else []
         program = self.program = GraphProgram(batch, training=training, trained=[*trained, *model.moving],
-                                              precision=model.precision)
+                                              precision=model.precision, by_factors=training)
         native = self.native = program.native
         self.index = native.feed([batch], "int32") if rows else -1
         self.augment, self.share = augment, -1
