@@ -22,7 +22,8 @@ constexpr int64_t kFewRows = kPanel;     // of x up to which its gradient may be
 constexpr int64_t kPackRows = 32;        // of x from which packing a panel of w pays
 constexpr int64_t kPairRows = 16;        // of x from which bfloat16 products pay for packing w
 constexpr int64_t kSingleRows = 4;       // of x up to which a long sum reads w unpacked
-constexpr int64_t kInBlock = 96;         // rows of dw per task: whole tiles of 6, 12 and 14 nearly divide it
+static_assert(kSingleRows < kPairRows);
+constexpr int64_t kInBlock = 96;  // rows of dw per task: whole tiles of 6, 12 and 14 nearly divide it
 
 struct Plan {
   ActivationSpec activation;
@@ -189,7 +190,7 @@ void forward(const Call& call) {
   parallel_for(p.k_chunks, [&](int64_t chunk) {
     const int64_t k0 = chunk * depth, k1 = k0 + depth < p.in ? k0 + depth : p.in;
     float* c = partial + chunk * p.m * p.out;
-    const bool single = p.m <= kSingleRows && !p.pairs;
+    const bool single = p.m <= kSingleRows;  // never pairs, which take kPairRows
     if (k0 >= k1 || single)
       for (int64_t i = 0; i < p.m * p.out; ++i) c[i] = 0;
     if (k0 >= k1) return;

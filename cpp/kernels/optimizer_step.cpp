@@ -44,7 +44,7 @@ const float* make_gradient(const Work& work, int64_t begin, int64_t end) {
                 .c = rows + column,
                 .c_stride = work.out,
                 .k = (end - begin) / work.out,
-                .columns = work.out - column < kPanel ? work.out - column : kPanel,
+                .columns = panel_columns(work.out, column / kPanel),
                 .add = false},
                rows + kGradientRows * work.out);
   return rows;
@@ -261,8 +261,8 @@ void forward(const Call& call) {
     const Segment& s = segments[owner[unit]];
     update_unit(work, sweeps[static_cast<int>(s.path)], s, unit - s.first_unit, partial + unit * kSums);
   };
-  if (elements <= kStreamGrain &&
-      !plan.out)  // many short segments are no more work than one: not worth waking a thread
+  // Many short segments are no more work than one: not worth waking a thread. Products are.
+  if (elements <= kStreamGrain && !plan.out)
     for (int64_t unit = 0; unit < units; ++unit) update(unit);
   else
     parallel_for(units, update);
