@@ -101,6 +101,28 @@ def test_a_process_that_dies_between_rungs_is_replaced(digits, monkeypatch: pyte
     assert same(found, searched(digits, method="halving"))
 
 
+def test_processes_that_die_idle_are_no_fault_of_the_next_cell(digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = search_run.Progress.__call__
+    seen: list[Any] = []
+
+    def kill(self: Any, cell: Any, outcome: Any) -> None:
+        called(self, cell, outcome)
+        seen.append(outcome)
+        if len(seen) == len(VALUES):
+            children = multiprocessing.active_children()
+            assert len(children) == len(VALUES)
+            for child in children:
+                os.kill(child.pid, signal.SIGKILL)
+                child.join()
+
+    monkeypatch.setattr(search_run.Progress, "__call__", kill)
+    method = search.Halving(rungs=(0.5,), keep=0.3)  # one cell goes on, three processes are dead
+    found = search.decay(build, *digits, VALUES, validation_split=0.2, epochs=4, verbose=0, method=method,
+                         workers="processes", jobs=3)
+    assert len(seen) == len(VALUES) + 1
+    assert [row.failures for row in found.rows if row.failures] == []
+
+
 def test_a_cell_that_kills_its_process_is_reported(digits) -> None:
     here = os.getpid()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -62,18 +61,19 @@ class Processes:
                 while waiting and len(busy) < self.jobs:
                     pipe = next((p for p in self._processes if p not in busy), None) or self._start()
                     index = self._next(waiting, numbers, pipe)
-                    with contextlib.suppress(OSError):  # it died in the meantime, as will be seen
+                    try:
                         pipe.send((numbers[index], *tasks[index][1:]))
-                    busy[pipe] = index
+                        busy[pipe] = index
+                    except OSError:  # it died when it had nothing to do
+                        self._lose(pipe)
+                        waiting.insert(0, index)
                 for pipe in wait(list(busy), timeout=_POLL):
                     index = busy.pop(pipe)
                     try:
                         outcome = pipe.recv()
                         self._homes[numbers[index]] = pipe
                     except (EOFError, OSError):
-                        process = self._processes.pop(pipe)
-                        pipe.close()
-                        process.join()
+                        process = self._lose(pipe)
                         attempts[index] += 1
                         if attempts[index] < _ATTEMPTS:
                             waiting.insert(0, index)
@@ -88,10 +88,15 @@ class Processes:
     def close(self) -> None:
         """Ends the processes; what they train is saved."""
         self._event.set()
-        for pipe, process in self._processes.items():
-            pipe.close()
-            process.join()
-        self._processes, self._homes, self._event = {}, {}, self._context.Event()
+        for pipe in list(self._processes):
+            self._lose(pipe)
+        self._homes, self._event = {}, self._context.Event()
+
+    def _lose(self, pipe: Connection) -> Any:
+        process = self._processes.pop(pipe)
+        pipe.close()
+        process.join()
+        return process
 
     def _next(self, waiting: list[int], numbers: Sequence[int], pipe: Connection) -> int:
         """Takes the task from `waiting` that this process does best: its own, a new one, the last of another's."""
