@@ -65,12 +65,12 @@ def test_normalisation_takes_in_a_residual_and_the_activation_after_it() -> None
     normed = layers.BatchNormalization()(layers.Conv2D(6, 3, padding="same")(trunk))
     for inputs in ([normed, trunk], [trunk, normed]):
         y = layers.Activation("relu")(layers.Add()(inputs))
-        assert planned(y, training=True) == ["conv2d", "conv2d", "batch_norm"]
+        assert planned(y, training=True) == ["dense", "conv2d", "batch_norm"]
         check(models.Model(x, y), image(2, 5, 4, 3))
     # Projected: the first of the two norms takes in the second, and waits for it.
     projected = layers.BatchNormalization()(layers.Conv2D(6, 1)(x))
     y = layers.Activation("relu")(layers.Add()([normed, projected]))
-    assert planned(y, training=True) == ["conv2d", "conv2d", "conv2d", "batch_norm", "batch_norm"]
+    assert planned(y, training=True) == ["dense", "conv2d", "dense", "batch_norm", "batch_norm"]
     check(models.Model(x, y), image(2, 5, 4, 3))
 
 

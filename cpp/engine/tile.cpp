@@ -151,7 +151,8 @@ template <bool kPairs, int V>
 void outer_rows(const Outer& o) {
   balanced_tiles(o.k, tile_pixels(V), [&](int64_t at, int64_t size) {
     Outer tile = o;
-    tile.a += at;
+    tile.a += o.tiled ? at * o.pixels * o.rows : at;
+    if (o.tiled) tile.a_stride = size, tile.a_row_stride = size * o.pixels;
     tile.c += at * o.c_stride;
     dispatch_outer<kPairs, V, tile_pixels(V)>(tile, size);
   });
@@ -181,25 +182,46 @@ void outer(const Outer& o) {
   with_panel(o.pairs, o.columns, [&]<bool kPairs, int V>() { outer_rows<kPairs, V>(o); });
 }
 
-void outer_long(const Outer& o, float* packed) {
-  if (o.k <= tile_pixels(1) || o.rows * o.pixels <= kOuterPixels) return outer(o);
-  const int64_t width = padded_columns(o.columns);
-  const int64_t pixels = o.pixels < kOuterPixels ? o.pixels : kOuterPixels, rows = kOuterPixels / pixels;
-  Outer block = o;
-  block.b = packed;
-  block.b_stride = width;
-  for (int64_t y = 0; y < o.rows; y += rows)
-    for (int64_t p = 0; p < o.pixels; p += pixels) {
-      block.rows = o.rows - y < rows ? o.rows - y : rows;
-      block.pixels = o.pixels - p < pixels ? o.pixels - p : pixels;
-      block.b_row_stride = block.pixels * width;
-      for (int64_t row = 0; row < block.rows; ++row)
-        pack_rows(packed + row * block.b_row_stride, o.b + (y + row) * o.b_row_stride + p * o.b_stride,
-                  o.b_stride, block.pixels, o.columns);
-      block.a = o.a + y * o.a_row_stride + p * o.a_stride;
-      outer(block);
-      block.add = true;
+void pack_tiles(float* to, const Outer& o) {
+  const int64_t largest = tile_pixels(static_cast<int>(ceil_div(o.columns, kLanes))), all = o.pixels * o.rows;
+  constexpr int64_t kTogether =
+      8;  // pixels: their k are read in the order of memory, the few tiles' at a time
+  for (int64_t y = 0; y < o.rows; ++y)
+    for (int64_t p = 0; p < o.pixels; p += kTogether) {
+      const float* a = o.a + y * o.a_row_stride + p * o.a_stride;
+      const int64_t done = y * o.pixels + p, n = o.pixels - p < kTogether ? o.pixels - p : kTogether;
+      balanced_tiles(o.k, largest, [&](int64_t at, int64_t size) {
+        float* next = to + at * all + done * size;
+        for (int64_t i = 0; i < n; ++i, next += size)
+          for (int64_t j = 0; j < size; j += kLanes) {
+            const float* from = a + i * o.a_stride + at + j;
+            const int64_t left = size - j < kLanes ? size - j : kLanes;
+            const vf v = at + j + kLanes <= o.k ? load(from) : load_partial(from, left);
+            // What is stored beyond is overwritten by the next pixel; the last one's would be the next
+            // tile's.
+            if (done + i + 1 < all)
+              store(next + j, v);
+            else
+              store_partial(next + j, v, left);
+          }
+      });
     }
+}
+
+void pack_panels(float* to, int64_t panel, const float* from, int64_t stride, int64_t rows, int64_t columns,
+                 bool pairs) {
+  const int64_t step = pairs ? 2 : 1, full = columns / kPanel * kPanel;
+  for (int64_t k = 0; k < rows; k += step) {
+    const float *row = from + k * stride, *second = row + stride;
+    float* out = to + k / step * kPanel;
+    for (int64_t first = 0; first < full; first += kPanel, out += panel)
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < kPanel; j += kLanes) {
+        const vf v = load(row + first + j);
+        store(out + j, pairs ? make_pairs(v, k + 1 < rows ? load(second + first + j) : vf{}) : v);
+      }
+  }
+  if (full < columns) pack_rows(to + full / kPanel * panel, from + full, stride, rows, columns - full, pairs);
 }
 
 void pack_rows(float* to, const float* from, int64_t stride, int64_t rows, int64_t columns, bool pairs) {
@@ -215,13 +237,42 @@ void pack_rows(float* to, const float* from, int64_t stride, int64_t rows, int64
   }
 }
 
+// Rows and columns of kLanes vectors change places: halves, quarters, … of two vectors at a time.
+template <int kStep>
+WDFAST_INLINE void transpose(vf (&rows)[kLanes]) {
+  vi low, high;  // lanes of the first vector, then of the second
+#pragma GCC unroll 16
+  for (int lane = 0; lane < kLanes; ++lane) {
+    low[lane] = lane & kStep ? kLanes + lane - kStep : lane;
+    high[lane] = lane & kStep ? kLanes + lane : lane + kStep;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & kStep) continue;
+    const vf a = rows[i], b = rows[i + kStep];
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i + kStep] = __builtin_shuffle(a, b, high);
+  }
+  if constexpr (kStep > 1) transpose<kStep / 2>(rows);
+}
+
 void pack_transposed(float* to, const float* from, int64_t stride, int64_t rows, int64_t columns,
                      bool pairs) {
   const int64_t width = padded_columns(columns);
+  const int64_t whole_rows = pairs ? 0 : rows / kLanes * kLanes, whole = columns / kLanes * kLanes;
+  for (int64_t k = 0; k < whole_rows; k += kLanes)
+    for (int64_t j = 0; j < whole; j += kLanes) {
+      vf block[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) block[i] = load(from + (j + i) * stride + k);
+      transpose<kLanes / 2>(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(to + (k + i) * width + j, block[i]);
+    }
   for (int64_t k0 = 0; k0 < rows; k0 += 16) {  // 16 k: whole cache lines of `from`
     const int64_t n = rows - k0 < 16 ? rows - k0 : 16, lanes = lane_count(n, pairs);
     float* out = to + lane_count(k0, pairs) * width;
-    for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t j = k0 + n <= whole_rows ? whole : 0; j < columns; ++j) {
       const float* source = from + j * stride + k0;
       float rounded[8];
       if (pairs) round_rows(rounded, source, 0, 1, n), source = rounded;

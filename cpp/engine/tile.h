@@ -59,15 +59,16 @@ struct Outer {
   int64_t columns;  // of C, 1 … kPanel
   bool add;         // C += instead of C =
   bool pairs = false;
+  bool tiled = false;  // A is packed by `pack_tiles`; its strides do not count
 };
 
 void multiply(const Multiply& m, int64_t pixels);
 void outer(const Outer& o);
 
-// The same, in blocks of pixels where that pays: their part of B lies packed in the L1 while all tiles of C
-// take it up. `packed` has room for kOuterPixels · kPanel floats.
-constexpr int64_t kOuterPixels = 128;
-void outer_long(const Outer& o, float* packed);
+// A of `outer`, the k of each register tile by themselves, for panels of o.columns. In place, the few floats
+// that a tile takes of each pixel are a cache line each, and all in the same sets of the L1 where pixels lie
+// a power of two apart. Takes k · pixels · rows + kLanes floats.
+void pack_tiles(float* to, const Outer& o);
 
 static WDFAST_INLINE int64_t padded_columns(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 static WDFAST_INLINE int64_t panel_count(int64_t n) { return (n + kPanel - 1) / kPanel; }
@@ -82,6 +83,9 @@ static WDFAST_INLINE int64_t lane_count(int64_t n, bool pairs) { return pairs ? 
 // `pairs` rows 2k and 2k + 1 become row k of pairs; an odd last one is paired with zeros.
 void pack_rows(float* to, const float* from, int64_t stride, int64_t rows, int64_t columns,
                bool pairs = false);
+// The same, panel after panel, each `panel` lanes from the one before.
+void pack_panels(float* to, int64_t panel, const float* from, int64_t stride, int64_t rows, int64_t columns,
+                 bool pairs = false);
 // The same of a transposed matrix: to[k][j] = from[j * stride + k].
 void pack_transposed(float* to, const float* from, int64_t stride, int64_t rows, int64_t columns,
                      bool pairs = false);

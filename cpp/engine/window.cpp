@@ -300,31 +300,33 @@ void adjoint(const Window& w, Image y, const float* packed, const float* bias, b
     }
 }
 
-void weights(const Window& w, Image x, Image y, int64_t first, int64_t end, float* dw) {
+int64_t weights_scratch_floats(const Window& w) { return w.depthwise() ? 0 : kOuterScratch; }
+
+void weights(const Window& w, Image x, Image y, int64_t first, int64_t end, float* dw, float* scratch) {
   if (first >= end) return;
   if (w.depthwise()) return depthwise_weights(w, x, y, first, end, dw);
   // Taps of one kernel row read one run of X where nothing lies between them.
   const bool merged = w.w.dilation == 1 && w.groups == 1 && x.pixel == w.cx;
   const int64_t steps = merged ? 1 : w.w.kernel, k = merged ? w.w.kernel * w.cxg() : w.cxg();
   for (int64_t g = 0; g < w.groups; ++g)
-    for (int64_t column = 0; column < w.cyg(); column += kPanel)
-      for (int64_t ky = 0; ky < w.h.kernel; ++ky)
-        for (int64_t kx = 0; kx < steps; ++kx)
-          outer({.a = x.origin + (first * w.h.stride - w.h.before + ky * w.h.dilation) * x.row +
-                      (kx * w.w.dilation - w.w.before) * x.pixel + g * w.cxg(),
-                 .a_stride = (w.pairs ? 2 : 1) * w.w.stride * x.pixel,
-                 .a_row_stride = w.h.stride * x.row,
-                 .b = y.origin + first * y.row + g * w.cyg() + column,
-                 .b_stride = y.pixel,
-                 .b_row_stride = y.row,
-                 .pixels = lane_count(w.w.out, w.pairs),
-                 .rows = end - first,
-                 .c = dw + (ky * w.w.kernel + kx) * w.cxg() * w.cy + g * w.cyg() + column,
-                 .c_stride = w.cy,
-                 .k = k,
-                 .columns = w.cyg() - column < kPanel ? w.cyg() - column : kPanel,
-                 .add = true,
-                 .pairs = w.pairs});
+    for (int64_t ky = 0; ky < w.h.kernel; ++ky)
+      for (int64_t kx = 0; kx < steps; ++kx)
+        outer_long({.a = x.origin + (first * w.h.stride - w.h.before + ky * w.h.dilation) * x.row +
+                         (kx * w.w.dilation - w.w.before) * x.pixel + g * w.cxg(),
+                    .a_stride = (w.pairs ? 2 : 1) * w.w.stride * x.pixel,
+                    .a_row_stride = w.h.stride * x.row,
+                    .b = y.origin + first * y.row + g * w.cyg(),
+                    .b_stride = y.pixel,
+                    .b_row_stride = y.row,
+                    .pixels = lane_count(w.w.out, w.pairs),
+                    .rows = end - first,
+                    .c = dw + (ky * w.w.kernel + kx) * w.cxg() * w.cy + g * w.cyg(),
+                    .c_stride = w.cy,
+                    .k = k,
+                    .columns = w.cyg(),
+                    .add = true,
+                    .pairs = w.pairs},
+                   scratch);
 }
 
 Image copy_with_halo(float* to, const float* from, int64_t h, int64_t w, int64_t channels, Range rows,

@@ -11,7 +11,7 @@
 // first two sums, neighbouring pixels for the third. `round_image` and `pair_pixels` make such images.
 #pragma once
 
-#include "tile.h"
+#include "product.h"
 
 namespace WDFAST_NS {
 
@@ -54,7 +54,8 @@ void gather(const Window& w, Image x, const float* packed, const float* bias, bo
 void adjoint(const Window& w, Image y, const float* packed, const float* bias, bool relu, bool add, Image x,
              int64_t first, int64_t end);
 // dw += over rows [first, end) of Y; up to kLanes − 1 floats past the end of Y are read.
-void weights(const Window& w, Image x, Image y, int64_t first, int64_t end, float* dw);
+void weights(const Window& w, Image x, Image y, int64_t first, int64_t end, float* dw, float* scratch);
+int64_t weights_scratch_floats(const Window& w);
 
 // What the sums take with `pairs`, of these cells: each pixel rounded, an odd number of channels filled up
 // with zeros, for `gather` and `adjoint`; each `step`th pixel paired with the one `apart` from it, or with

@@ -374,12 +374,12 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
   const bool as_it_is = A == Activation::linear && !p.pooled && p.winograd && (p.winograd_dw || !dw);
   if (as_it_is) rows = {0, w.h.out}, columns = {0, w.w.out};
   const int64_t z_floats = as_it_is ? 0 : whole_lines(cells_of(rows, columns) * w.cy + 2 * kLanes);
-  const int64_t winograd = tile_floats(p);
+  const int64_t tiles_floats = tile_floats(p) + whole_lines(weights_scratch_floats(w));
   const int64_t x_pairs =
       w.pairs && !p.winograd_dw ? whole_lines(cells_of(x_rows, read_columns(w)) * w.cx) : 0;
   float* tiles = static_cast<float*>(
-      host->thread_scratch(static_cast<size_t>(winograd + x_floats + 2 * z_floats + x_pairs) * 4));
-  float *scratch = tiles + winograd, *factors = scratch + x_floats + z_floats;  // factors: of pairs
+      host->thread_scratch(static_cast<size_t>(tiles_floats + x_floats + 2 * z_floats + x_pairs) * 4));
+  float *scratch = tiles + tiles_floats, *factors = scratch + x_floats + z_floats;  // factors: of pairs
   const uint8_t* bytes = static_cast<const uint8_t*>(call.saved);
   float* dy = call.f32_d_out() + y_at;
   const Image dz = as_it_is ? Image{dy, w.w.out * w.cy, w.cy}
@@ -392,9 +392,10 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
       winograd_weights(gathered_rows(w, p.winograd_dw, own), source, dz, partial, tiles);
     else if (w.pairs)
       weights(w, pair_pixels(factors, source, w.cx, x_rows, read_columns(w), 1, w.w.stride),
-              pair_pixels(factors + x_pairs, dz, w.cy, own, {0, w.w.out}, 2, 1), own.first, own.end, partial);
+              pair_pixels(factors + x_pairs, dz, w.cy, own, {0, w.w.out}, 2, 1), own.first, own.end, partial,
+              tiles);
     else
-      weights(w, source, dz, own.first, own.end, partial);
+      weights(w, source, dz, own.first, own.end, partial, tiles);
   }
   if (db) add_bias_gradient(w, dz, own, partial + partial_weights(p));
   if (!dx) return;

@@ -133,14 +133,15 @@ void backward(const Call& call) {
     float* partial = partials + chunk * stride;
     if (dw || db) __builtin_memset(partial, 0, static_cast<size_t>(stride) * 4);
     for (int64_t image = p.n * chunk / p.chunks; image < p.n * (chunk + 1) / p.chunks; ++image) {
-      float* scratch =
-          static_cast<float*>(host->thread_scratch(static_cast<size_t>(z_floats + x_size + kLanes) * 4));
+      const int64_t x_floats = whole_lines(x_size + kLanes);
+      float* scratch = static_cast<float*>(
+          host->thread_scratch(static_cast<size_t>(z_floats + x_floats + weights_scratch_floats(w)) * 4));
       const Image dz = expand_gradient(p, call.f32_d_out() + image * y_size, call.f32_out() + image * y_size,
                                        rows, columns, scratch);
       if (dw) {  // a copy of x: the sum may read a vector past its end
         float* x = scratch + z_floats;
         __builtin_memcpy(x, call.f32_in(0) + image * x_size, static_cast<size_t>(x_size) * 4);
-        weights(w, dz, {x, w.w.out * w.cy, w.cy}, 0, w.h.out, partial);
+        weights(w, dz, {x, w.w.out * w.cy, w.cy}, 0, w.h.out, partial, x + x_floats);
       }
       if (dx)
         gather(w, dz, packed, nullptr, false, call.accumulate & 1,

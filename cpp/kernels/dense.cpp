@@ -1,10 +1,10 @@
-// dense: y = f(x·w + b); x (…, in), w (in, out), b (out,).
+// dense: y = f(x·w + b); x (…, in), w (in, out), or (1, 1, in, out) as of a 1 × 1 convolution, b (out,).
 //
 // Fused: bias and activation, and their backward. w is read in place, forward and for its own gradient; the
 // gradient of x packs w transposed one panel at a time, in cache. A long inner sum (a flattened image) is cut
 // into fixed chunks, so that w is streamed once, in the order of its memory, whatever the number of threads.
 // With bfloat16 products x and dz are rounded once, and w as its panels are packed.
-#include "../engine/tile.h"
+#include "../engine/product.h"
 #include "wdfast/activation.h"
 #include "wdfast/parallel.h"
 #include "wdfast/precision.h"
@@ -18,20 +18,20 @@ constexpr int64_t kDepth = 256;     // rows of w per block: a panel of them (64 
 constexpr int64_t kLongSum = 8192;  // from here the inner sum is split into kChunks
 constexpr int64_t kChunks = 16;
 constexpr int64_t kTaskFlops = 1 << 19;  // a task below this (about 4 µs) is not worth a thread's wake-up
+constexpr int64_t kTasks = 24;           // enough for 16 threads, as even as tasks for 2 need to be
+constexpr int64_t kTileRows = 6;         // of the register tiles
 constexpr int64_t kFewRows = kPanel;     // of x up to which its gradient may be made transposed
-constexpr int64_t kPackRows = 32;        // of x from which packing a panel of w pays
 constexpr int64_t kPairRows = 16;        // of x from which bfloat16 products pay for packing w
 constexpr int64_t kSingleRows = 4;       // of x up to which a long sum reads w unpacked
 static_assert(kSingleRows < kPairRows);
-constexpr int64_t kInBlock = 96;  // rows of dw per task: whole tiles of 6, 12 and 14 nearly divide it
+constexpr int64_t kInBlock = 96;  // rows of w per task: whole tiles of 6, 12 and 14 nearly divide it
 
 struct Plan {
   ActivationSpec activation;
   int64_t m, in, out;
-  int64_t row_block;  // rows of x per task
-  int64_t k_chunks;   // forward: chunks of the inner sum
-  int64_t m_chunks;   // backward: chunks of the batch, for dw and db
-  bool pairs;         // bfloat16 products
+  int64_t k_chunks;  // forward: chunks of the inner sum
+  int64_t m_chunks;  // backward: chunks of the batch, for dw and db
+  bool pairs;        // bfloat16 products
 };
 
 int64_t dz_floats(const Plan& p) { return p.m * padded_columns(p.out); }
@@ -53,9 +53,11 @@ void infer(Infer& io) {
     if (io.in[i].given()) check_dtype("dense", i == 0 ? "x" : i == 1 ? "w" : "b", io.in[i], DType::f32);
   const Spec& x = io.in[0];
   WDFAST_CHECK(x.rank >= 1, "dense: argument 'x': expected at least 1 dimension, got 0");
-  check_rank("dense", "w", io.in[1], 2);
-  p.in = io.in[1].dim[0];
-  p.out = io.in[1].dim[1];
+  const Spec& w = io.in[1];
+  const bool kernel = w.rank == 4 && w.dim[0] == 1 && w.dim[1] == 1;
+  if (!kernel) check_rank("dense", "w", w, 2);
+  p.in = w.dim[kernel ? 2 : 0];
+  p.out = w.dim[kernel ? 3 : 1];
   check_dim("dense", "x", x, x.rank - 1, p.in);
   if (io.n_in > 2 && io.in[2].given()) {
     check_rank("dense", "b", io.in[2], 1);
@@ -67,11 +69,6 @@ void infer(Infer& io) {
   p.m = 1;
   for (int i = 0; i + 1 < x.rank; ++i) p.m *= x.dim[i];
   p.pairs = takes_bfloat16("dense", io.attrs) && p.m >= kPairRows;
-  const int64_t row_flops = 2 * p.in * (p.out < kPanel ? p.out : kPanel) + 1;
-  // Nothing is packed: a task may be one tile.
-  const bool in_place = p.out % kLanes == 0 && p.out <= kPanel && !p.pairs;
-  const int64_t tile = in_place ? 6 : 12;
-  p.row_block = round_up(clamp(kTaskFlops / row_flops, in_place ? 1 : 24, 1 << 20), tile);
   p.k_chunks = p.in >= kLongSum ? kChunks : 1;
   // Long batches of small layers: split the batch for dw, while the partial sums stay small beside it.
   p.m_chunks = p.m >= 4096 && p.in * p.out * 16 < p.m * (p.in + p.out) ? kChunks : 1;
@@ -87,6 +84,28 @@ void infer(Infer& io) {
 
 // ---- kernels ------------------------------------------------------------------------------------------
 
+struct Part {
+  int64_t row, rows, column, columns;
+};
+
+// A product of m × columns, sums of `depth` terms, in parts that are worth a thread's wake-up and enough for
+// 16 threads: blocks of rows, of columns first if the rows are many or the columns few.
+struct Tasks {
+  int64_t m, columns, rows, width;
+  int64_t parts() const { return ceil_div(columns, width); }
+  int64_t count() const { return ceil_div(m, rows) * parts(); }
+  Part part(int64_t task) const {
+    const int64_t row = task / parts() * rows, column = task % parts() * width;
+    return {row, clamp(m - row, 0, rows), column, clamp(columns - column, 0, width)};
+  }
+};
+
+Tasks tasks_of(int64_t m, int64_t depth, int64_t columns) {
+  const int64_t width = clamp(columns, 1, kBlockColumns), parts = ceil_div(columns, width);
+  const int64_t worth = ceil_div(kTaskFlops, 2 * depth * width + 1), even = ceil_div(m * parts, kTasks);
+  return {m, columns, round_up(clamp(even, worth, worth > 1024 ? worth : 1024), kTileRows), width};
+}
+
 // Rows of `columns` floats, rounded to bfloat16, in parallel.
 void round_in_parallel(float* to, const float* from, int64_t stride, int64_t rows, int64_t columns) {
   parallel_blocks(rows, kStreamGrain / (columns + 1) + 1, [=](int64_t begin, int64_t end) {
@@ -101,38 +120,6 @@ void pack_in_parallel(float* to, const float* from, int64_t stride, int64_t rows
     pack_rows(to + begin * padded_columns(columns), from + 2 * begin * stride, stride, last - 2 * begin,
               columns, true);
   });
-}
-
-// c[0 … rows) = x[:, k0 … k1) · w[k0 … k1), all columns of one panel; x in lanes.
-void multiply_panel(const Plan& p, const float* x, const float* w, const float* bias, float* c, int64_t rows,
-                    int64_t panel, int64_t k0, int64_t k1, bool relu) {
-  const int64_t columns = panel_columns(p.out, panel), first = panel * kPanel;
-  // Rows that lie a power of two apart share a few sets of the L1.
-  const bool packed = p.pairs || columns % kLanes != 0 || (p.out > kPanel && rows >= kPackRows);
-  float* scratch = static_cast<float*>(host->thread_scratch((kDepth + 1) * kPanel * 4));
-  float* bias_row = scratch + kDepth * kPanel;
-  if (bias) pack_rows(bias_row, bias + first, 0, 1, columns);
-  for (int64_t k = k0; k < k1 || k == k0; k += kDepth) {
-    const int64_t depth = k1 - k < kDepth ? k1 - k : kDepth;
-    const float* b = w + k * p.out + first;
-    if (packed) pack_rows(scratch, b, p.out, depth, columns, p.pairs), b = scratch;
-    const Run run = {lane_count(k, p.pairs), lane_count(depth, p.pairs)};
-    const bool last = k + depth >= k1;
-    multiply({.a = x,
-              .a_stride = lane_count(p.in, p.pairs),
-              .runs = &run,
-              .n_runs = 1,
-              .b = b,
-              .b_stride = packed ? padded_columns(columns) : p.out,
-              .c = c + first,
-              .c_stride = p.out,
-              .bias = bias && k == k0 ? bias_row : nullptr,
-              .columns = columns,
-              .add = k > k0,
-              .relu = relu && last,
-              .pairs = p.pairs},
-             rows);
-  }
 }
 
 // c[0 … m) += x[:, k … k + kRows) · w[k … k + kRows), these rows of w staying in L1 for all of x.
@@ -175,11 +162,23 @@ void forward(const Call& call) {
   }
 
   if (p.k_chunks == 1) {
-    const int64_t blocks = (p.m + p.row_block - 1) / p.row_block;
-    parallel_for(blocks * panels, [&](int64_t task) {
-      const int64_t row = task / panels * p.row_block, panel = task % panels;
-      const int64_t rows = p.m - row < p.row_block ? p.m - row : p.row_block;
-      multiply_panel(p, x + row * x_stride, w, b, y + row * p.out, rows, panel, 0, p.in, relu);
+    const Tasks tasks = tasks_of(p.m, p.in, p.out);
+    parallel_for(tasks.count(), [&](int64_t task) {
+      const Part part = tasks.part(task);
+      multiply_matrix({.a = x + part.row * x_stride,
+                       .a_stride = x_stride,
+                       .b = w + part.column,
+                       .b_stride = p.out,
+                       .transposed = false,
+                       .depth = p.in,
+                       .c = y + part.row * p.out + part.column,
+                       .c_stride = p.out,
+                       .bias = b ? b + part.column : nullptr,
+                       .columns = part.columns,
+                       .add = false,
+                       .relu = relu,
+                       .pairs = p.pairs},
+                      part.rows, static_cast<float*>(host->thread_scratch(kProductScratch * 4)));
     });
     if (later)
       parallel_blocks(p.m * p.out, kStreamGrain,
@@ -261,16 +260,20 @@ struct WeightGradient {  // a block of rows of dw, and with the first of them db
   float *dw, *db, *partial;
   bool add_w, add_b;
 
-  int64_t blocks() const { return p.in ? (p.in + kInBlock - 1) / kInBlock : 1; }
-  int64_t tasks() const { return dw || db ? p.m_chunks * blocks() * panel_count(p.out) : 0; }
+  int64_t rows() const {
+    const int64_t even = p.m_chunks > 1 ? 1 : ceil_div(kTasks, parts()), fit = ceil_div(p.in, kOuterRows);
+    return round_up(ceil_div(p.in, even > fit ? even : fit), kTileRows);
+  }
+  int64_t blocks() const { return p.in ? ceil_div(p.in, rows()) : 1; }
+  int64_t parts() const { return ceil_div(p.out, kOuterColumns); }
+  int64_t tasks() const { return dw || db ? p.m_chunks * blocks() * parts() : 0; }
   void run(int64_t t) const {
     const bool split = p.m_chunks > 1;
-    const int64_t in_blocks = blocks(), panels = panel_count(p.out);
     const int64_t chunk_rows = round_up((p.m + p.m_chunks - 1) / p.m_chunks, 2),
                   partial_size = (p.in + 1) * p.out;
-    const int64_t panel = t % panels, k = t / panels % in_blocks * kInBlock, chunk = t / panels / in_blocks;
+    const int64_t first = t % parts() * kOuterColumns, columns = clamp(p.out - first, 0, kOuterColumns);
+    const int64_t k = t / parts() % blocks() * rows(), chunk = t / parts() / blocks();
     const int64_t m0 = chunk * chunk_rows, m1 = m0 + chunk_rows < p.m ? m0 + chunk_rows : p.m;
-    const int64_t first = panel * kPanel, columns = panel_columns(p.out, panel);
     float* to_w = split ? partial + chunk * partial_size : dw;
     float* to_b = split ? to_w + p.in * p.out : db;
     if (dw && p.in)
@@ -284,11 +287,11 @@ struct WeightGradient {  // a block of rows of dw, and with the first of them db
                   .rows = 1,
                   .c = to_w + k * p.out + first,
                   .c_stride = p.out,
-                  .k = clamp(p.in - k, 0, kInBlock),
+                  .k = clamp(p.in - k, 0, rows()),
                   .columns = columns,
                   .add = !split && add_w,
                   .pairs = p.pairs},
-                 static_cast<float*>(host->thread_scratch(kOuterPixels * kPanel * 4)));
+                 static_cast<float*>(host->thread_scratch(kOuterScratch * 4)));
     if (!db || k != 0) return;
     for (int64_t j = 0; j < columns; j += kLanes) {  // db: four sums, so that no row waits for the last
       const int64_t left = columns - j < kLanes ? columns - j : kLanes;
@@ -317,7 +320,7 @@ struct WeightGradient {  // a block of rows of dw, and with the first of them db
   }
 };
 
-// For each task a block of rows of dx and a panel of its columns; of few rows, a block of columns.
+// For each task a part of dx; of few rows, a block of columns.
 struct InputGradient {
   const Plan& p;
   const float *w, *dz;  // dz in lanes of out
@@ -326,10 +329,9 @@ struct InputGradient {
   float* dx;
   bool add;
 
-  int64_t block() const { return clamp(p.m, 1, 1024); }  // rows per task: w is packed again for each
   int64_t tasks() const {
     if (!dx || !p.in) return 0;
-    return few_rows(p) ? (p.in + kInBlock - 1) / kInBlock : (p.m + block() - 1) / block() * panel_count(p.in);
+    return few_rows(p) ? ceil_div(p.in, kInBlock) : tasks_of(p.m, p.out, p.in).count();
   }
   void run_few(int64_t t) const {
     const int64_t first = t * kInBlock, columns = clamp(p.in - first, 0, kInBlock),
@@ -366,26 +368,21 @@ struct InputGradient {
   }
   void run(int64_t t) const {
     if (few_rows(p)) return run_few(t);
-    const int64_t panels = panel_count(p.in), block = this->block();
-    const int64_t panel = t % panels, row = t / panels * block, first = panel * kPanel;
-    const int64_t columns = panel_columns(p.in, panel);
-    float* packed = static_cast<float*>(host->thread_scratch(static_cast<size_t>((p.out + 1) * kPanel * 4)));
-    pack_transposed(packed, w + first * p.out, p.out, p.out, columns, p.pairs);
-    const Run run = {0, lane_count(p.out, p.pairs)};
-    multiply({.a = dz + row * dz_stride,
-              .a_stride = dz_stride,
-              .runs = &run,
-              .n_runs = 1,
-              .b = packed,
-              .b_stride = padded_columns(columns),
-              .c = dx + row * p.in + first,
-              .c_stride = p.in,
-              .bias = nullptr,
-              .columns = columns,
-              .add = add,
-              .relu = false,
-              .pairs = p.pairs},
-             p.m - row < block ? p.m - row : block);
+    const Part part = tasks_of(p.m, p.out, p.in).part(t);
+    multiply_matrix({.a = dz + part.row * dz_stride,
+                     .a_stride = dz_stride,
+                     .b = w + part.column * p.out,
+                     .b_stride = p.out,
+                     .transposed = true,
+                     .depth = p.out,
+                     .c = dx + part.row * p.in + part.column,
+                     .c_stride = p.in,
+                     .bias = nullptr,
+                     .columns = part.columns,
+                     .add = add,
+                     .relu = false,
+                     .pairs = p.pairs},
+                    part.rows, static_cast<float*>(host->thread_scratch(kProductScratch * 4)));
   }
 };
 

@@ -10,8 +10,8 @@
 //
 // What a segment is and where its numbers come from: engine/segments.h. One vector of it: engine/sweep.h.
 // Here is what happens to a unit of work, and to the whole.
+#include "../engine/product.h"
 #include "../engine/sweep.h"
-#include "../engine/tile.h"
 #include "wdfast/lanes.h"
 
 namespace WDFAST_NS {
@@ -31,22 +31,21 @@ struct Work {      // what every unit needs
 // Elements [begin, end), whole rows, of xᵀ·dy.
 const float* make_gradient(const Work& work, int64_t begin, int64_t end) {
   float* rows = static_cast<float*>(
-      host->thread_scratch(static_cast<size_t>(kGradientRows * work.out + kOuterPixels * kPanel) * 4));
-  for (int64_t column = 0; column < work.out; column += kPanel)
-    outer_long({.a = work.x + begin / work.out,
-                .a_stride = work.in,
-                .a_row_stride = 0,
-                .b = work.dy + column,
-                .b_stride = work.out,
-                .b_row_stride = 0,
-                .pixels = work.terms,
-                .rows = 1,
-                .c = rows + column,
-                .c_stride = work.out,
-                .k = (end - begin) / work.out,
-                .columns = panel_columns(work.out, column / kPanel),
-                .add = false},
-               rows + kGradientRows * work.out);
+      host->thread_scratch(static_cast<size_t>(kGradientRows * work.out + kOuterScratch) * 4));
+  outer_long({.a = work.x + begin / work.out,
+              .a_stride = work.in,
+              .a_row_stride = 0,
+              .b = work.dy,
+              .b_stride = work.out,
+              .b_row_stride = 0,
+              .pixels = work.terms,
+              .rows = 1,
+              .c = rows,
+              .c_stride = work.out,
+              .k = (end - begin) / work.out,
+              .columns = work.out,
+              .add = false},
+             rows + kGradientRows * work.out);
   return rows;
 }
 

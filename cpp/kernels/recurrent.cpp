@@ -11,7 +11,7 @@
 // product with u, packed once, then the gates row by row. Backward runs the steps in reverse and writes the
 // gradients of all gates; that of u is then one product over all steps. Saved: the gates, and of lstm c, of
 // gru what the product of its last gate gave (or was of). Gates lie `width` floats apart: whole vectors.
-#include "../engine/tile.h"
+#include "../engine/product.h"
 #include "wdfast/activation.h"
 #include "wdfast/lanes.h"
 #include "wdfast/parallel.h"
@@ -504,7 +504,7 @@ void kernel_gradient(const Call& call, int64_t i, int64_t k, int64_t first, int6
   const Plan& p = call.plan_as<Plan>();
   const Sums sums = sums_of(call, i);
   const int64_t gate = first / p.h, from = p.width == p.h ? first : gate * p.width + first % p.h;
-  float* packed = static_cast<float*>(host->thread_scratch(kOuterPixels * kPanel * 4));
+  float* packed = static_cast<float*>(host->thread_scratch(kOuterScratch * 4));
   Outer o = {.a = call.f32_out() + k + (p.reversed ? p.h : 0),
              .a_stride = p.h,
              .a_row_stride = p.t * p.h,

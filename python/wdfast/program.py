@@ -80,8 +80,8 @@ def stepped_by_factors(nodes: Iterable[Node], trained: set[int]) -> set[int]:
     found = set()
     for node in nodes:
         w, b = node.inputs.get("w"), node.inputs.get("b")
-        if (node.op == "dense" and isinstance(w, Parameter) and w.size >= _BY_FACTORS and w.shape[1] % 16 == 0
-                and {id(w), id(b)} <= trained and uses[id(w)] == 1):
+        if (node.op == "dense" and isinstance(w, Parameter) and len(w.shape) == 2 and w.size >= _BY_FACTORS
+                and w.shape[1] % 16 == 0 and {id(w), id(b)} <= trained and uses[id(w)] == 1):
             found.add(id(w))
     return found
 

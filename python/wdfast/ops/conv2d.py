@@ -64,12 +64,25 @@ def conv2d(x: Array, w: Array, b: Array | None = None, stride: int | tuple[int, 
             attrs |= {"pool": window, "pool_stride": step}
     if fused_activation:
         attrs |= {"activation": activation, "alpha": alpha}
-    y = call("conv2d", {"x": x, "w": w, "b": b}, **attrs)
+    inputs = {"x": x, "w": w, "b": b}
+    if not fused_pool and _is_dense(x, w, attrs):
+        del attrs["stride"], attrs["dilation"], attrs["groups"], attrs["padding"]
+        y = call("dense", inputs, **attrs)
+    else:
+        y = call("conv2d", inputs, **attrs)
     if not fused_activation:
         y = apply_activation(y, activation)
     if pool is not None and not fused_pool:
         y = (max_pool2d if pool_type == "max" else avg_pool2d)(y, pool, pool_stride, pool_padding)
     return y
+
+
+def _is_dense(x: Array, w: Array, attrs: dict[str, Any]) -> bool:
+    """Whether a convolution sees no neighbours: it is a fully connected layer on every pixel, a product of two
+    matrices, which is blocked without regard to rows and images."""
+    sizes = getattr(x, "shape", ()), getattr(w, "shape", ())
+    return (list(map(len, sizes)) == [4, 4] and sizes[1][:2] == (1, 1) and sizes[0][3] == sizes[1][2]
+            and attrs["stride"] == [1, 1] and attrs["groups"] == 1 and attrs["padding"] in ("valid", "same"))
 
 
 def reference(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None, stride: Any = 1, padding: Padding = "valid",
