@@ -1,91 +1,19 @@
 #include "winograd.h"
 
 #include "wdfast/parallel.h"
+#include "winograd_axis.h"
 
 namespace WDFAST_NS {
 namespace {
 
 constexpr int64_t kMinChannels = 16;
-constexpr int64_t kMaxTiles = 48;        // whole register tiles of 6 and 12
-constexpr int64_t kBlockFloats = 65536;  // of a block's transformed inputs and products: half an L2
-constexpr int64_t kChain = 32;           // terms that follow each other in one sum: a longer one rounds more
+constexpr int64_t kMaxTiles = 48;          // whole register tiles of 6 and 12
+constexpr int64_t kBlockFloats = 65536;    // of a block's transformed inputs and products: half an L2
+constexpr int64_t kBatchFloats = 1 << 22;  // of a batch's: half an L3
+constexpr int64_t kWideFloats = 1 << 18;   // of U, from which a cache should not have to hold it
+constexpr int64_t kChain = 32;  // terms that follow each other in one sum: a longer one rounds more
 
-// ---- one axis -----------------------------------------------------------------------------------------
-
-// The transforms of an axis on which a tile has so many pixels of Y: cells t = Bᵀ x and A y (`spread`),
-// y = Aᵀ t, and t = G g, g = Gᵀ t for the three taps of a filter.
-template <int kPixels>
-struct Axis;
-
-template <>
-struct Axis<2> {  // of the points 0, ±1, ∞
-  static constexpr int kPixels = 2, kCells = 4;
-  static WDFAST_INLINE void input(const vf (&x)[4], vf (&t)[4]) {
-    t[0] = x[0] - x[2], t[1] = x[1] + x[2], t[2] = x[2] - x[1], t[3] = x[1] - x[3];
-  }
-  static WDFAST_INLINE void output(const vf (&t)[4], vf (&y)[2]) {
-    y[0] = t[0] + t[1] + t[2], y[1] = t[1] - t[2] - t[3];
-  }
-  static WDFAST_INLINE void spread(const vf (&y)[2], vf (&t)[4]) {
-    t[0] = y[0], t[1] = y[0] + y[1], t[2] = y[0] - y[1], t[3] = -y[1];
-  }
-  static WDFAST_INLINE void filter(const vf (&g)[3], vf (&t)[4]) {
-    t[0] = g[0], t[1] = 0.5f * (g[0] + g[1] + g[2]), t[2] = 0.5f * (g[0] - g[1] + g[2]), t[3] = g[2];
-  }
-  static WDFAST_INLINE void filter_gradient(const vf (&t)[4], vf (&g)[3]) {
-    const vf half_sum = 0.5f * (t[1] + t[2]);
-    g[0] = t[0] + half_sum, g[1] = 0.5f * (t[1] - t[2]), g[2] = half_sum + t[3];
-  }
-};
-
-// Of the points 0, ±a, ±b, ∞. These round least: with the usual 0, ±1, ±2, ∞ the error is 1.5 times as large
-// (on the choice: arXiv 1803.10986). A row of Bᵀ is Π (x − other points); G has the divisors.
-template <>
-struct Axis<4> {
-  static constexpr int kPixels = 4, kCells = 6;
-  static constexpr float a = 0.75f, b = 1.5f, aa = a * a, bb = b * b;
-  static constexpr float g0 = 1 / (aa * bb), ga = 1 / (2 * aa * (aa - bb)), gb = 1 / (2 * bb * (bb - aa));
-  static WDFAST_INLINE void input(const vf (&x)[6], vf (&t)[6]) {
-    const vf even_a = x[4] - bb * x[2], odd_a = x[3] - bb * x[1];
-    const vf even_b = x[4] - aa * x[2], odd_b = x[3] - aa * x[1];
-    t[0] = aa * bb * x[0] + (x[4] - (aa + bb) * x[2]);
-    t[1] = even_a + a * odd_a, t[2] = even_a - a * odd_a;
-    t[3] = even_b + b * odd_b, t[4] = even_b - b * odd_b;
-    t[5] = aa * bb * x[1] + (x[5] - (aa + bb) * x[3]);
-  }
-  static WDFAST_INLINE void output(const vf (&t)[6], vf (&y)[4]) {
-    const vf even_a = t[1] + t[2], odd_a = t[1] - t[2], even_b = t[3] + t[4], odd_b = t[3] - t[4];
-    y[0] = t[0] + even_a + even_b;
-    y[1] = a * odd_a + b * odd_b;
-    y[2] = aa * even_a + bb * even_b;
-    y[3] = a * aa * odd_a + (b * bb * odd_b + t[5]);
-  }
-  static WDFAST_INLINE void spread(const vf (&y)[4], vf (&t)[6]) {
-    const vf even_a = y[0] + aa * y[2], odd_a = y[1] + aa * y[3];
-    const vf even_b = y[0] + bb * y[2], odd_b = y[1] + bb * y[3];
-    t[0] = y[0];
-    t[1] = even_a + a * odd_a, t[2] = even_a - a * odd_a;
-    t[3] = even_b + b * odd_b, t[4] = even_b - b * odd_b;
-    t[5] = y[3];
-  }
-  static WDFAST_INLINE void filter(const vf (&g)[3], vf (&t)[6]) {
-    const vf even_a = ga * (g[0] + aa * g[2]), odd_a = ga * a * g[1];
-    const vf even_b = gb * (g[0] + bb * g[2]), odd_b = gb * b * g[1];
-    t[0] = g0 * g[0];
-    t[1] = even_a + odd_a, t[2] = even_a - odd_a;
-    t[3] = even_b + odd_b, t[4] = even_b - odd_b;
-    t[5] = g[2];
-  }
-  static WDFAST_INLINE void filter_gradient(const vf (&t)[6], vf (&g)[3]) {
-    const vf even_a = ga * (t[1] + t[2]), odd_a = ga * a * (t[1] - t[2]);
-    const vf even_b = gb * (t[3] + t[4]), odd_b = gb * b * (t[3] - t[4]);
-    g[0] = g0 * t[0] + even_a + even_b;
-    g[1] = odd_a + odd_b;
-    g[2] = aa * even_a + (bb * even_b + t[5]);
-  }
-};
-
-using Down = Axis<2>;  // a tile's height
+using Down = TileAxis<2>;  // a tile's height
 template <class Across>
 constexpr int kCells = Down::kCells * Across::kCells;
 
@@ -93,9 +21,9 @@ constexpr int kCells = Down::kCells * Across::kCells;
 template <class F>
 WDFAST_INLINE void with_axis(int64_t across, const F& f) {
   if (across == 4)
-    f(Axis<4>{});
+    f(TileAxis<4>{});
   else
-    f(Axis<2>{});
+    f(TileAxis<2>{});
 }
 
 // ---- blocks of tiles ----------------------------------------------------------------------------------
@@ -113,10 +41,12 @@ struct Tile {  // of Y
   int64_t row, column;
 };
 
+int64_t tiles_of(const WinogradRows& r) { return ceil_div(r.end - r.first, 2) * ceil_div(r.width, r.across); }
+
 // Calls f(tiles, how many) for blocks of the tiles of these rows, in order.
 template <class F>
 WDFAST_INLINE void for_blocks(const WinogradRows& r, const F& f) {
-  const int64_t across = ceil_div(r.width, r.across), n = ceil_div(r.end - r.first, 2) * across;
+  const int64_t across = ceil_div(r.width, r.across), n = tiles_of(r);
   const int64_t most = block_tiles(winograd_cells(r.across), r.in, r.out), blocks = ceil_div(n, most);
   Tile tiles[kMaxTiles];
   for (int64_t b = 0; b < blocks; ++b) {
@@ -205,12 +135,11 @@ WDFAST_INLINE void transform_input(const Pixel& x, int64_t channels, const Facto
   }
 }
 
-// factors(i): where those of tile i go. zeros: as many as X has channels, for pixels that do not exist.
+// factors(i): where those of tile i go. zeros: as many 0 as X has channels, for pixels that do not exist.
 template <class Across, class FactorsOf>
 WDFAST_INLINE void transform_inputs(const WinogradRows& r, const Image& x, const Tile* tiles, int64_t n,
-                                    float* zeros, const FactorsOf& factors) {
+                                    const float* zeros, const FactorsOf& factors) {
   constexpr int kRows = Down::kCells, kColumns = Across::kCells;
-  __builtin_memset(zeros, 0, static_cast<size_t>(r.in) * 4);
   for (int64_t i = 0; i < n; ++i) {
     const int64_t row = tiles[i].row - r.top, column = tiles[i].column - r.left;
     const float* corner = x.origin + row * x.row + column * x.pixel;
@@ -334,20 +263,22 @@ int64_t panel_at(int64_t in, int64_t out, int64_t i, int64_t o) {
   return panel * kPanel * in + i * panel_columns(out, panel) + o % kPanel;
 }
 
-// U of the `in` channels; tap(i, o, ky, kx): of one of them, for the vector of output channels at o.
-template <class Tap>
-void pack_filter(int64_t in, int64_t out, int64_t across, float* u, bool pairs, const Tap& tap) {
-  const int64_t lanes = pairs ? in / 2 : in;
+// U of the `in` channels; taps(begin, end)(i, o, ky, kx): of one of the channels [begin, end), for the vector
+// of output channels at o.
+template <class Taps>
+void pack_filter(int64_t in, int64_t out, int64_t across, float* u, bool pairs, const Taps& taps) {
+  const int64_t step = pairs ? 2 : 1, lanes = in / step;
   with_axis(across, [&](auto axis) {
     using Across = decltype(axis);
     parallel_blocks(lanes, 8, [&](int64_t begin, int64_t end) {
+      const auto tap = taps(begin * step, end * step);
       for (int64_t i = begin; i < end; ++i)
         for (int64_t o = 0; o < out; o += kLanes) {
           vf first[kCells<Across>], second[kCells<Across>];
           const auto cells = [&](int64_t from, vf(&to)[kCells<Across>]) {
             filter_cells<Across>([&](int ky, int kx) { return tap(from, o, ky, kx); }, to);
           };
-          cells(pairs ? 2 * i : i, first);
+          cells(step * i, first);
           if (pairs) cells(2 * i + 1, second);
           for (int k = 0; k < kCells<Across>; ++k)
             store(u + k * lanes * out + panel_at(lanes, out, i, o),
@@ -365,11 +296,36 @@ float* products_of(const WinogradRows& r, float* inputs) {
   return inputs + cells * cell_lanes(block_tiles(cells, r.in, r.out), r.in);
 }
 
+// M = V · U of one cell and n tiles: the columns of a panel, in chains. v_row, m_row: from a tile to the
+// next.
+void multiply_cell(const WinogradRows& r, const float* v, int64_t v_row, const float* u, int64_t panel,
+                   float* m, int64_t m_row, int64_t n) {
+  const int64_t depth = r.pairs ? r.in / 2 : r.in, columns = panel_columns(r.out, panel);
+  for (int64_t first = 0; first < depth; first += kChain) {
+    const Run run = {first, depth - first < kChain ? depth - first : kChain};
+    multiply({.a = v,
+              .a_stride = v_row,
+              .runs = &run,
+              .n_runs = 1,
+              .b = u + panel * kPanel * depth + first * columns,
+              .b_stride = columns,
+              .c = m + panel * kPanel,
+              .c_stride = m_row,
+              .bias = nullptr,
+              .columns = columns,
+              .add = first > 0,
+              .relu = false,
+              .pairs = r.pairs},
+             n);
+  }
+}
+
 template <class Across>
 void gather_tiles(const WinogradRows& r, Image x, const float* u, const float* bias, bool relu, bool add,
                   Image y, float* scratch) {
   const int64_t depth = r.pairs ? r.in / 2 : r.in;
   float *zeros = scratch, *v = zeros + r.in, *m = products_of(r, v);
+  __builtin_memset(zeros, 0, static_cast<size_t>(r.in) * 4);
   for_blocks(r, [&](const Tile* tiles, int64_t n) {
     const int64_t cell = cell_lanes(n, depth), m_cell = cell_lanes(n, r.out);
     if (r.pairs)
@@ -383,24 +339,7 @@ void gather_tiles(const WinogradRows& r, Image x, const float* u, const float* b
       ask_for_pixels(r, x, part, end, ahead + 1);
       ask_for_pixels(r, y, part, end, 0);
       for (int64_t panel = 0; panel < panel_count(r.out); ++panel)
-        for (int64_t first = 0; first < depth; first += kChain) {
-          const int64_t columns = panel_columns(r.out, panel);
-          const Run run = {first, depth - first < kChain ? depth - first : kChain};
-          multiply({.a = v + k * cell,
-                    .a_stride = depth,
-                    .runs = &run,
-                    .n_runs = 1,
-                    .b = u + k * depth * r.out + panel * kPanel * depth + first * columns,
-                    .b_stride = columns,
-                    .c = m + k * m_cell + panel * kPanel,
-                    .c_stride = r.out,
-                    .bias = nullptr,
-                    .columns = columns,
-                    .add = first > 0,
-                    .relu = false,
-                    .pairs = r.pairs},
-                   n);
-        }
+        multiply_cell(r, v + k * cell, depth, u + k * depth * r.out, panel, m + k * m_cell, r.out, n);
     }
     for (int64_t i = 0; i < n; ++i)
       transform_output<Across>(r, m + i * r.out, m_cell, bias, relu, add, tiles[i], y);
@@ -410,6 +349,7 @@ void gather_tiles(const WinogradRows& r, Image x, const float* u, const float* b
 template <class Across>
 void sum_tiles(const WinogradRows& r, Image x, Image dy, float* du, float* scratch) {
   float *zeros = scratch, *v = zeros + r.in, *m = products_of(r, v);
+  __builtin_memset(zeros, 0, static_cast<size_t>(r.in) * 4);
   for_blocks(r, [&](const Tile* tiles, int64_t n) {
     const int64_t terms = r.pairs ? (n + 1) / 2 : n;
     const int64_t v_cell = cell_lanes(terms, r.in), m_cell = cell_lanes(terms, r.out);
@@ -447,6 +387,121 @@ void sum_tiles(const WinogradRows& r, Image x, Image dy, float* du, float* scrat
   });
 }
 
+// ---- whole batches ---------------------------------------------------------------------------------------
+
+// Lanes from a tile to the next, of many channels: for the same reason no power of two.
+constexpr int64_t row_lanes(int64_t channels) { return channels + kLine; }
+
+// Tiles of a batch that are transformed before products are made: as many as their factors fill half an L3,
+// whole blocks of the products.
+int64_t batch_tiles(const WinogradBatch& b) {
+  const WinogradRows& r = b.rows;
+  const int64_t all = b.images * tiles_of(r),
+                fits = kBatchFloats / (winograd_cells(r.across) * (r.in + r.out));
+  return clamp(fits / kMaxTiles * kMaxTiles, kMaxTiles,
+               round_up(all, 2) < kMaxTiles ? kMaxTiles : round_up(all, 2));
+}
+
+// Calls f(first tile, how many, lanes of V and of M from a cell to the next) for parts of the batch.
+template <class F>
+WDFAST_INLINE void for_parts(const WinogradBatch& b, const F& f) {
+  const int64_t all = b.images * tiles_of(b.rows), most = batch_tiles(b);
+  for (int64_t first = 0; first < all; first += most) f(first, all - first < most ? all - first : most);
+}
+
+// Calls f(i, tile, X of its image, Y of its image) for the tiles first + i, in parallel; two neighbours by
+// one.
+template <class F>
+WDFAST_INLINE void for_tiles(const WinogradBatch& b, int64_t first, int64_t n, Image x, Image y, const F& f) {
+  const WinogradRows& r = b.rows;
+  const int64_t across = ceil_div(r.width, r.across), per_image = tiles_of(r);
+  parallel_blocks(n, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t image = (first + i) / per_image, at = (first + i) % per_image;
+      const Tile tile = {r.first + at / across * 2, at % across * r.across};
+      f(i, tile, Image{x.origin + image * b.x_image, x.row, x.pixel},
+        Image{y.origin + image * b.y_image, y.row, y.pixel});
+    }
+  });
+}
+
+template <class Across>
+void gather_batch(const WinogradBatch& b, Image x, const float* u, const float* bias, bool relu, bool add,
+                  Image y, float* scratch) {
+  const WinogradRows& r = b.rows;
+  const int64_t depth = r.pairs ? r.in / 2 : r.in, v_row = row_lanes(depth), m_row = row_lanes(r.out);
+  const int64_t panels = panel_count(r.out), groups = ceil_div(r.out, kBlockColumns);
+  float *zeros = scratch, *v = zeros + r.in,
+        *m = v + kCells<Across> * cell_lanes(batch_tiles(b), row_lanes(r.in));
+  __builtin_memset(zeros, 0, static_cast<size_t>(r.in) * 4);
+  for_parts(b, [&](int64_t first, int64_t n) {
+    const int64_t cell = cell_lanes(n, v_row), m_cell = cell_lanes(n, m_row);
+    for_tiles(b, first, n, x, y, [&](int64_t i, const Tile& tile, Image from, Image) {
+      if (r.pairs)
+        transform_inputs<Across>(r, from, &tile, 1, zeros,
+                                 [&](int64_t) { return ChannelPairs{v + i * v_row, cell}; });
+      else
+        transform_inputs<Across>(r, from, &tile, 1, zeros,
+                                 [&](int64_t) { return Floats{v + i * v_row, cell}; });
+    });
+    parallel_for(kCells<Across> * groups, [&](int64_t task) {
+      constexpr int64_t kGroup = kBlockColumns / kPanel;
+      const int64_t k = task / groups, group = task % groups * kGroup;
+      for (int64_t i = 0; i < n; i += kMaxTiles)  // which stay in the L2 for the columns of the group
+        for (int64_t panel = group; panel < panels && panel < group + kGroup; ++panel)
+          multiply_cell(r, v + k * cell + i * v_row, v_row, u + k * depth * r.out, panel,
+                        m + k * m_cell + i * m_row, m_row, n - i < kMaxTiles ? n - i : kMaxTiles);
+    });
+    for_tiles(b, first, n, x, y, [&](int64_t i, const Tile& tile, Image, Image to) {
+      transform_output<Across>(r, m + i * m_row, m_cell, bias, relu, add, tile, to);
+    });
+  });
+}
+
+template <class Across>
+void sum_batch(const WinogradBatch& b, Image x, Image dy, float* du, float* scratch) {
+  const WinogradRows& r = b.rows;
+  float *zeros = scratch, *v = zeros + r.in,
+        *m = v + kCells<Across> * cell_lanes(batch_tiles(b), row_lanes(r.in));
+  __builtin_memset(zeros, 0, static_cast<size_t>(r.in) * 4);
+  for_parts(b, [&](int64_t first, int64_t n) {
+    const int64_t terms = lane_count(n, r.pairs), blocks = ceil_div(r.in, kOuterRows);
+    const int64_t v_row = row_lanes(r.in), m_row = row_lanes(r.out);
+    const int64_t v_cell = cell_lanes(terms, v_row), m_cell = cell_lanes(terms, m_row);
+    for_tiles(b, first, n, x, dy, [&](int64_t i, const Tile& tile, Image from, Image gradient) {
+      const int64_t at = r.pairs ? i / 2 : i;
+      const auto transform = [&](auto to_v, auto to_m) {
+        transform_inputs<Across>(r, from, &tile, 1, zeros, [&](int64_t) { return to_v; });
+        transform_gradients<Across>(r, gradient, &tile, 1, [&](int64_t) { return to_m; });
+      };
+      if (r.pairs)
+        transform(TilePairs{v + at * v_row, v_cell, i % 2 == 1},
+                  TilePairs{m + at * m_row, m_cell, i % 2 == 1});
+      else
+        transform(Floats{v + at * v_row, v_cell}, Floats{m + at * m_row, m_cell});
+    });
+    parallel_for(kCells<Across> * blocks, [&](int64_t task) {
+      const int64_t k = task / blocks, row = task % blocks * kOuterRows;
+      for (int64_t i = 0; i < terms; i += kChain)
+        outer_long({.a = v + k * v_cell + i * v_row + row,
+                    .a_stride = v_row,
+                    .a_row_stride = 0,
+                    .b = m + k * m_cell + i * m_row,
+                    .b_stride = m_row,
+                    .b_row_stride = 0,
+                    .pixels = terms - i < kChain ? terms - i : kChain,
+                    .rows = 1,
+                    .c = du + (k * r.in + row) * r.out,
+                    .c_stride = r.out,
+                    .k = r.in - row < kOuterRows ? r.in - row : kOuterRows,
+                    .columns = r.out,
+                    .add = first > 0 || i > 0,
+                    .pairs = r.pairs},
+                   static_cast<float*>(host->thread_scratch(kOuterScratch * 4)));
+    });
+  });
+}
+
 }  // namespace
 
 int64_t winograd_tile(const Window& w) {
@@ -464,16 +519,20 @@ int64_t winograd_scratch_floats(int64_t across, int64_t in, int64_t out) {
 }
 
 void winograd_filter(const float* w, int64_t in, int64_t out, int64_t across, float* u, bool pairs) {
-  pack_filter(in, out, across, u, pairs, [=](int64_t i, int64_t o, int ky, int kx) {
-    return load(w + ((ky * 3 + kx) * in + i) * out + o);
+  pack_filter(in, out, across, u, pairs, [=](int64_t, int64_t) {
+    return [=](int64_t i, int64_t o, int ky, int kx) { return load(w + ((ky * 3 + kx) * in + i) * out + o); };
   });
 }
 
 void winograd_filter_adjoint(const float* w, int64_t in, int64_t out, int64_t across, float* u, bool pairs) {
-  pack_filter(out, in, across, u, pairs, [=](int64_t o, int64_t i, int ky, int kx) {
-    vf tap;
-    for (int lane = 0; lane < kLanes; ++lane) tap[lane] = w[((8 - ky * 3 - kx) * in + i + lane) * out + o];
-    return tap;
+  pack_filter(out, in, across, u, pairs, [=](int64_t begin, int64_t end) {
+    const int64_t n = end - begin;  // of each tap their in × n, transposed
+    float* turned = static_cast<float*>(host->thread_scratch(static_cast<size_t>(9 * n * in) * 4));
+    for (int64_t t = 0; t < 9; ++t)
+      pack_transposed(turned + t * n * in, w + t * in * out + begin, out, n, in);
+    return [=](int64_t o, int64_t i, int ky, int kx) {
+      return load(turned + ((8 - ky * 3 - kx) * n + o - begin) * in + i);
+    };
   });
 }
 
@@ -516,6 +575,26 @@ void winograd_gather(const WinogradRows& r, Image x, const float* u, const float
 
 void winograd_weights(const WinogradRows& r, Image x, Image dy, float* du, float* scratch) {
   with_axis(r.across, [&](auto across) { sum_tiles<decltype(across)>(r, x, dy, du, scratch); });
+}
+
+bool winograd_batched(int64_t in, int64_t out, int64_t across) {
+  return across && winograd_cells(across) * in * out >= kWideFloats;
+}
+
+int64_t winograd_batch_floats(const WinogradBatch& b) {
+  const int64_t tiles = batch_tiles(b);
+  return b.rows.in + winograd_cells(b.rows.across) *
+                         (cell_lanes(tiles, row_lanes(b.rows.in)) + cell_lanes(tiles, row_lanes(b.rows.out)));
+}
+
+void winograd_gather(const WinogradBatch& b, Image x, const float* u, const float* bias, bool relu, bool add,
+                     Image y, float* scratch) {
+  with_axis(b.rows.across,
+            [&](auto across) { gather_batch<decltype(across)>(b, x, u, bias, relu, add, y, scratch); });
+}
+
+void winograd_weights(const WinogradBatch& b, Image x, Image dy, float* du, float* scratch) {
+  with_axis(b.rows.across, [&](auto across) { sum_batch<decltype(across)>(b, x, dy, du, scratch); });
 }
 
 }  // namespace WDFAST_NS

@@ -47,4 +47,19 @@ void winograd_gather(const WinogradRows& r, Image x, const float* u, const float
 // du, cells × in × out floats, += over rows of dY.
 void winograd_weights(const WinogradRows& r, Image x, Image dy, float* du, float* scratch);
 
+// The same of whole images, in parallel, for many channels: the tiles of many images are transformed first,
+// so that a product reads its part of U once for all of them, and no thread needs a dU of its own (du = here,
+// not
+// +=). `scratch` has room for winograd_batch_floats.
+struct WinogradBatch {
+  WinogradRows rows;  // all of an image
+  int64_t images;
+  int64_t x_image, y_image;  // floats from one to the next
+};
+bool winograd_batched(int64_t in, int64_t out, int64_t across);
+int64_t winograd_batch_floats(const WinogradBatch& b);
+void winograd_gather(const WinogradBatch& b, Image x, const float* u, const float* bias, bool relu, bool add,
+                     Image y, float* scratch);
+void winograd_weights(const WinogradBatch& b, Image x, Image dy, float* du, float* scratch);
+
 }  // namespace WDFAST_NS

@@ -9,6 +9,7 @@
 // where all cells count and the kernel is 3 × 3, it takes Winograd's products (engine/winograd.h). With
 // bfloat16 products a task rounds what it reads in its cache; the winners' few products stay float32.
 #include "../engine/chunks.h"
+#include "../engine/pooling.h"
 #include "../engine/winners.h"
 #include "../engine/winograd.h"
 #include "wdfast/activation.h"
@@ -24,8 +25,6 @@ namespace {
 constexpr int64_t kBandFloats = 1 << 16;     // 256 KB of convolved rows: an eighth of a usual L2
 constexpr int64_t kTaskFlops = 1 << 19;      // below this (about 4 µs) no thread is woken
 constexpr int64_t kPartialFloats = 1 << 24;  // 64 MB of partial weight gradients at most
-constexpr int kDead = kDeadWinner;           // bit of the byte: the activation is flat there
-constexpr int64_t kMaxPoolCells = 127;       // the other bits
 constexpr int64_t kWinnerCells = 3;          // convolved cells per window from which winners are worth it
 constexpr int64_t kSliceBytes = 24 << 10;  // of X that one block of channels' lists point into: most of an L1
 constexpr int64_t kPatchBytes = 16 << 10;  // of copied patches: half of an L1
@@ -36,8 +35,7 @@ struct Plan {
   Window window;
   ActivationSpec activation;
   int64_t n;
-  bool pooled, disjoint;  // disjoint: no cell lies in two windows
-  Axis pool_h, pool_w;
+  Pooling pool;
   int64_t task_rows;  // forward: rows of y per task
   int64_t band_rows;  // backward: rows of x (of y where x wants no gradient)
   int64_t chunks;     // backward: chunks of (image, band) with a partial gradient each
@@ -46,6 +44,7 @@ struct Plan {
   bool winners, patches;
   // Pixels of a Winograd tile across, 0 without: of the gathers; of the gradient of w with its partial sums.
   int64_t winograd, winograd_dw;
+  bool batched;         // Winograd's tiles of many images at once, each way
   int64_t patch;        // floats of one, whole vectors
   int64_t winner_rows;  // rows of y in a band
 };
@@ -75,24 +74,45 @@ int64_t packed_backward_floats(const Plan& p) {
 }
 int64_t partial_stride(const Plan& p) { return partial_weights(p) + whole_lines(p.window.cy); }
 
+WinogradRows gathered_rows(const Window& w, int64_t across, Range y) {
+  return {y.first, y.end,  w.w.out, w.h.before,  w.w.before, w.cx,
+          w.cy,    across, w.pairs, {0, w.h.in}, {0, w.w.in}};
+}
+// The gradient of X as a gather from rows and columns of dz.
+WinogradRows adjoint_rows(const Plan& p, Range x, Range rows, Range columns) {
+  const Window& w = p.window;
+  return {x.first, x.end,      w.w.in,  2 - w.h.before, 2 - w.w.before, w.cy,
+          w.cx,    p.winograd, w.pairs, rows,           columns};
+}
+WinogradBatch forward_batch(const Plan& p) {
+  const Window& w = p.window;
+  return {gathered_rows(w, p.winograd, {0, w.h.out}), p.n, w.h.in * w.w.in * w.cx, w.h.out * w.w.out * w.cy};
+}
+int64_t z_size(const Plan& p) { return p.n * p.window.h.out * p.window.w.out * p.window.cy; }
+int64_t masked_floats(const Plan& p) {
+  return p.activation.kind == Activation::linear ? 0 : whole_lines(z_size(p));
+}
+int64_t bias_partials(const Plan& p) { return kMaxChunks * whole_lines(p.window.cy); }
+
 void plan_winners(Plan& p) {
   const Window& w = p.window;
-  const int64_t windows = p.pool_h.out * p.pool_w.out, depth = w.h.kernel * w.w.kernel * w.cx;
-  const bool sparse = p.pooled && w.groups == 1 && w.h.out * w.w.out >= kWinnerCells * windows && w.cx > 0;
+  const int64_t windows = p.pool.h.out * p.pool.w.out, depth = w.h.kernel * w.w.kernel * w.cx;
+  const bool sparse =
+      p.pool.given && w.groups == 1 && w.h.out * w.w.out >= kWinnerCells * windows && w.cx > 0;
   p.patch = padded_columns(depth);
   p.winners = sparse && w.cx % kLanes == 0 && w.h.kernel == 3 && w.w.kernel == 3;
   p.patches = sparse && !p.winners && p.patch <= kMaxPatch;
   if (p.winners)
-    p.winner_rows = (kSliceBytes / (64 * w.w.in) - 2 * w.h.dilation) / (p.pool_h.stride * w.h.stride);
+    p.winner_rows = (kSliceBytes / (64 * w.w.in) - 2 * w.h.dilation) / (p.pool.h.stride * w.h.stride);
   else if (p.patches)
-    p.winner_rows = kPatchBytes / (4 * p.patch * p.pool_w.out * p.pool_h.kernel * p.pool_w.kernel);
-  p.winner_rows = clamp(p.winner_rows, 1, p.pool_h.out > 0 ? p.pool_h.out : 1);
+    p.winner_rows = kPatchBytes / (4 * p.patch * p.pool.w.out * p.pool.h.kernel * p.pool.w.kernel);
+  p.winner_rows = clamp(p.winner_rows, 1, p.pool.h.out > 0 ? p.pool.h.out : 1);
 }
 
 void parse_pool(Infer& io, Plan& p) {
   int64_t pool[2], stride[2];
-  p.pooled = host->attr_ints(io.attrs, "pool", pool, 2) == 2;
-  if (!p.pooled) return;
+  p.pool.given = host->attr_ints(io.attrs, "pool", pool, 2) == 2;
+  if (!p.pool.given) return;
   if (host->attr_ints(io.attrs, "pool_stride", stride, 2) != 2) stride[0] = pool[0], stride[1] = pool[1];
   WDFAST_CHECK(pool[0] > 0 && pool[1] > 0 && stride[0] > 0 && stride[1] > 0,
                "conv2d: argument 'pool': expected ints ≥ 1");
@@ -100,7 +120,7 @@ void parse_pool(Infer& io, Plan& p) {
                "conv2d: argument 'pool': a fused window has at most %lld cells",
                static_cast<long long>(kMaxPoolCells));
   const int64_t size[2] = {p.window.h.out, p.window.w.out};
-  Axis* axes[2] = {&p.pool_h, &p.pool_w};
+  Axis* axes[2] = {&p.pool.h, &p.pool.w};
   for (int i = 0; i < 2; ++i) {
     WDFAST_CHECK(pool[i] <= size[i],
                  "conv2d: argument 'pool': expected a window no larger than the convolved image, got %lld "
@@ -113,7 +133,7 @@ void parse_pool(Infer& io, Plan& p) {
                 .dilation = 1,
                 .before = 0};
   }
-  p.disjoint = stride[0] >= pool[0] && stride[1] >= pool[1];
+  p.pool.disjoint = stride[0] >= pool[0] && stride[1] >= pool[1];
 }
 
 void infer(Infer& io) {
@@ -130,7 +150,7 @@ void infer(Infer& io) {
                "conv2d: argument 'activation': gelu is an op of its own");
   parse_pool(io, p);
   p.n = io.in[0].dim[0];
-  const int64_t rows = p.pooled ? p.pool_h.out : w.h.out, columns = p.pooled ? p.pool_w.out : w.w.out;
+  const int64_t rows = p.pool.given ? p.pool.h.out : w.h.out, columns = p.pool.given ? p.pool.w.out : w.w.out;
   io.out[0] = {.rank = 4, .dtype = DType::f32, .dim = {p.n, rows, columns, w.cy}};
   io.flops = 2.0 * static_cast<double>(p.n * w.h.out * w.w.out * w.cy) *
              static_cast<double>(w.h.kernel * w.w.kernel * w.cxg());
@@ -141,48 +161,29 @@ void infer(Infer& io) {
   const int64_t per_image = p.n > 0 && p.n < kMaxChunks ? ceil_div(kMaxChunks, p.n) : 1;
   const int64_t fits = clamp(kBandFloats / row_floats, 1, w.h.out);
   const int64_t conv_rows = clamp(ceil_div(w.h.out, per_image), 1, fits);
-  p.task_rows = p.pooled ? clamp(conv_rows / p.pool_h.stride, 1, rows) : conv_rows;
+  p.task_rows = p.pool.given ? clamp(conv_rows / p.pool.h.stride, 1, rows) : conv_rows;
   p.band_rows = clamp(ceil_div(w.h.in, per_image), 1, clamp(fits * w.h.stride, 1, w.h.in > 0 ? w.h.in : 1));
   plan_winners(p);
   if (winograd_tile(w) && (w.cx < kWinogradPairs || w.cy < kWinogradPairs)) p.window.pairs = false;
   p.winograd = winograd_tile(w);
   p.winograd_dw = p.winners ? 0 : p.winograd;
-  while (p.winograd_dw && kMaxChunks * winograd_floats(w, p.winograd_dw) > kPartialFloats) p.winograd_dw -= 2;
-  if (p.winograd && !p.pooled) p.task_rows += p.task_rows & 1;  // tiles are two rows high
+  p.batched = p.n > 0 && !p.pool.given && winograd_batched(w.cx, w.cy, p.winograd);
+  while (!p.batched && p.winograd_dw && kMaxChunks * winograd_floats(w, p.winograd_dw) > kPartialFloats)
+    p.winograd_dw -= 2;
+  if (p.winograd && !p.pool.given) p.task_rows += p.task_rows & 1;  // tiles are two rows high
   if (p.winograd) p.band_rows += p.band_rows & 1;
   const int64_t bands = ceil_div(w.h.in, p.band_rows);
   p.chunks = clamp(p.n * bands, 1, clamp(kPartialFloats / partial_stride(p), 2, kMaxChunks));
-  if (p.pooled) io.saved_bytes = io.out[0].size();
-  io.forward_scratch_bytes = packed_forward_floats(p) * 4;
+  if (p.pool.given) io.saved_bytes = io.out[0].size();
+  io.forward_scratch_bytes = whole_lines(packed_forward_floats(p)) * 4;
   io.backward_scratch_bytes = (packed_backward_floats(p) + p.chunks * partial_stride(p)) * 4;
+  if (!p.batched) return;
+  const int64_t batch = whole_lines(winograd_batch_floats(forward_batch(p)) + w.cx + w.cy);
+  io.forward_scratch_bytes += batch * 4;
+  io.backward_scratch_bytes = (packed_backward_floats(p) + batch + masked_floats(p) + bias_partials(p)) * 4;
 }
 
 // ---- forward ------------------------------------------------------------------------------------------
-
-// One row of y: the maximum of each window of `z`, then the activation, and the byte of the winner.
-template <Activation A>
-void pool_row(const Plan& p, Image z, int64_t row, float* y, uint8_t* byte) {
-  const int64_t channels = p.window.cy;
-  for (int64_t column = 0; column < p.pool_w.out; ++column) {
-    const float* corner = z.origin + row * p.pool_h.stride * z.row + column * p.pool_w.stride * z.pixel;
-    for (int64_t ch = 0; ch < channels; ch += kLanes) {
-      const int64_t left = channels - ch < kLanes ? channels - ch : kLanes;
-      vf best = load_partial(corner + ch, left);
-      vi winner = {};
-      for (int64_t a = 0, cell = 0; a < p.pool_h.kernel; ++a)
-        for (int64_t b = 0; b < p.pool_w.kernel; ++b, ++cell) {
-          const vf value = load_partial(corner + a * z.row + b * z.pixel + ch, left);
-          const vi better = (value > best) | (value != value);  // a NaN wins, and is seen
-          best = select(better, value, best);
-          winner = better ? broadcast(static_cast<int32_t>(cell)) : winner;
-        }
-      if (A == Activation::relu) winner |= (best > 0.0f) ? vi{} : broadcast(int32_t{kDead});
-      const int64_t at = column * channels + ch;
-      store_partial(y + at, activate<A>(best, p.activation.alpha), left);
-      store_bytes(byte + at, winner, left);
-    }
-  }
-}
 
 Image image_of(const Window& w, float* x) { return {x, w.w.in * w.cx, w.cx}; }
 
@@ -194,11 +195,6 @@ Image readable(const Plan& p, float* x, Range rows, float* to) {
 }
 int64_t readable_floats(const Plan& p, Range rows) {
   return padded(p.window) ? whole_lines(cells_of(rows, read_columns(p.window)) * p.window.cx) : 0;
-}
-
-WinogradRows gathered_rows(const Window& w, int64_t across, Range y) {
-  return {y.first, y.end,  w.w.out, w.h.before,  w.w.before, w.cx,
-          w.cy,    across, w.pairs, {0, w.h.in}, {0, w.w.in}};
 }
 
 // Rows [first, end) of z = x ∗ w + b.
@@ -223,20 +219,20 @@ void forward_task(const Plan& p, const Call& call, int64_t image, int64_t first,
   const float *bias = call.f32_in(2), *packed = static_cast<float*>(call.scratch);
   const int64_t y_row = call.out_spec->dim[2] * w.cy, y_image = call.out_spec->dim[1] * y_row;
   float* y = call.f32_out() + image * y_image;
-  const Range conv = p.pooled ? gather_range(p.pool_h, first, end) : Range{first, end};
+  const Range conv = p.pool.given ? gather_range(p.pool.h, first, end) : Range{first, end};
   const Range rows = gather_range(w.h, conv.first, conv.end);
   const bool rounds = w.pairs && !p.winograd;
   const int64_t x_floats = p.winograd ? 0 : readable_floats(p, rows);
   const int64_t half_floats =
       rounds ? whole_lines(cells_of(rows, read_columns(w)) * lane_count(w.cx, true)) : 0;
-  const int64_t z_floats = p.pooled ? (conv.end - conv.first) * w.w.out * w.cy : 0;
+  const int64_t z_floats = p.pool.given ? (conv.end - conv.first) * w.w.out * w.cy : 0;
   const int64_t winograd = tile_floats(p);
   float* tiles = static_cast<float*>(
       host->thread_scratch(static_cast<size_t>(winograd + half_floats + x_floats + z_floats + kLanes) * 4));
   float *rounded = tiles + winograd, *scratch = rounded + half_floats;
   Image source = p.winograd ? image_of(w, x) : readable(p, x, rows, scratch);
   if (rounds) source = round_image(rounded, source, w.cx, rows, read_columns(w));
-  if (!p.pooled) {
+  if (!p.pool.given) {
     convolve(p, source, packed, bias, A == Activation::relu, {y, y_row, w.cy}, first, end, tiles);
     if (A == Activation::linear || A == Activation::relu) return;
     for (int64_t i = first * y_row; i < end * y_row; i += kLanes) {
@@ -248,7 +244,24 @@ void forward_task(const Plan& p, const Call& call, int64_t image, int64_t first,
   const Image z = {scratch + x_floats - conv.first * w.w.out * w.cy, w.w.out * w.cy, w.cy};
   convolve(p, source, packed, bias, false, z, conv.first, conv.end, tiles);
   uint8_t* bytes = static_cast<uint8_t*>(call.saved) + image * y_image;
-  for (int64_t row = first; row < end; ++row) pool_row<A>(p, z, row, y + row * y_row, bytes + row * y_row);
+  for (int64_t row = first; row < end; ++row)
+    pool_row<A>(p.pool, p.activation.alpha, w.cy, z, row, y + row * y_row, bytes + row * y_row);
+}
+
+void forward_batched(const Plan& p, const Call& call, float* packed) {
+  const Window& w = p.window;
+  float* y = call.f32_out();
+  winograd_gather(forward_batch(p), image_of(w, call.f32_in(0)), packed, call.f32_in(2),
+                  p.activation.kind == Activation::relu, false, {y, w.w.out * w.cy, w.cy},
+                  packed + whole_lines(packed_forward_floats(p)));
+  if (p.activation.kind == Activation::linear || p.activation.kind == Activation::relu) return;
+  with_activation(p.activation.kind, [&](auto a) {
+    parallel_blocks(z_size(p), kStreamGrain, [&](int64_t begin, int64_t end) {
+      for_vectors(begin, end, [&](int64_t i, auto lanes) {
+        store(y + i, activate<a.value>(load(y + i, lanes), p.activation.alpha), lanes);
+      });
+    });
+  });
 }
 
 void forward(const Call& call) {
@@ -260,6 +273,7 @@ void forward(const Call& call) {
     winograd_filter(call.f32_in(1), p.window.cx, p.window.cy, p.winograd, packed, p.window.pairs);
   else
     pack_gather(p.window, call.f32_in(1), packed);
+  if (p.batched) return forward_batched(p, call, packed);
   with_activation(p.activation.kind, [&](auto a) {
     const auto task = [&](int64_t i) {
       const int64_t first = i % blocks * p.task_rows, end = first + p.task_rows;
@@ -275,66 +289,6 @@ void forward(const Call& call) {
 }
 
 // ---- backward -----------------------------------------------------------------------------------------
-
-// The gradient of the convolution's result, rows [rows), with a halo of zeros: dy through the activation, to
-// the cell that won.
-template <Activation A>
-Image expand_gradient(const Plan& p, const float* dy, const float* y, const uint8_t* byte, Range rows,
-                      Range columns, float* to) {
-  const Window& w = p.window;
-  const int64_t channels = w.cy, width = (columns.end - columns.first) * channels;
-  const Image dz = {to - rows.first * width - columns.first * channels, width, channels};
-  const int64_t low = clamp(rows.first, 0, w.h.out), high = clamp(rows.end, 0, w.h.out);
-  const int64_t total = (rows.end - rows.first) * width;
-  if (!p.pooled) {
-    const int64_t left = -columns.first * channels, n = w.w.out * channels;
-    const auto clear = [](float* from, int64_t floats) {
-      __builtin_memset(from, 0, static_cast<size_t>(floats) * 4);
-    };
-    for (int64_t row = rows.first; row < rows.end; ++row) {
-      float* out = to + (row - rows.first) * width;
-      if (row < low || row >= high) {
-        clear(out, width);
-        continue;
-      }
-      clear(out, left);
-      for_vectors(0, n, [&](int64_t i, auto lanes) {
-        const vf slope = activation_slope<A>(load(y + row * n + i, lanes), p.activation.alpha);
-        store(out + left + i, load(dy + row * n + i, lanes) * slope, lanes);
-      });
-      clear(out + left + n, width - left - n);
-    }
-    clear(to + total, kLanes);  // which may be read
-    return dz;
-  }
-  for (int64_t i = 0; i < total; i += kLanes) store(to + i, vf{});  // there is room for a vector past the end
-  // Every pooled row whose window meets [low, high).
-  const int64_t first = clamp(ceil_div(low - p.pool_h.kernel + 1, p.pool_h.stride), 0, p.pool_h.out);
-  const int64_t end = high > 0 ? clamp((high - 1) / p.pool_h.stride + 1, 0, p.pool_h.out) : 0;
-  for (int64_t row = first; row < end; ++row)
-    for (int64_t column = 0; column < p.pool_w.out; ++column) {
-      const int64_t at = (row * p.pool_w.out + column) * channels;
-      float* corner = dz.origin + row * p.pool_h.stride * dz.row + column * p.pool_w.stride * channels;
-      for (int64_t ch = 0; ch < channels; ch += kLanes) {
-        const int64_t left = channels - ch < kLanes ? channels - ch : kLanes;
-        const vi winner = load_bytes(byte + at + ch, left);
-        vf g = load_partial(dy + at + ch, left);
-        if (A != Activation::relu && A != Activation::linear)
-          g *= activation_slope<A>(load_partial(y + at + ch, left), p.activation.alpha);
-        for (int64_t a = 0; a < p.pool_h.kernel; ++a) {
-          const int64_t line = row * p.pool_h.stride + a;
-          if (line < low || line >= high) continue;
-          for (int64_t b = 0; b < p.pool_w.kernel; ++b) {
-            const vi won = winner == broadcast(static_cast<int32_t>(a * p.pool_w.kernel + b));
-            float* cell = corner + a * dz.row + b * channels + ch;
-            const vf value = select(won, g, vf{});
-            store_partial(cell, p.disjoint ? value : load_partial(cell, left) + value, left);
-          }
-        }
-      }
-    }
-  return dz;
-}
 
 void add_bias_gradient(const Window& w, Image dz, Range rows, float* db) {
   for (int64_t ch = 0; ch < w.cy; ch += kLanes) {
@@ -371,7 +325,7 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
   const Range x_rows = gather_range(w.h, own.first, own.end);
   const int64_t x_floats = dw && !p.winograd_dw ? readable_floats(p, x_rows) : 0;
   // Winograd's transforms take dy as it is, if nothing comes between.
-  const bool as_it_is = A == Activation::linear && !p.pooled && p.winograd && (p.winograd_dw || !dw);
+  const bool as_it_is = A == Activation::linear && !p.pool.given && p.winograd && (p.winograd_dw || !dw);
   if (as_it_is) rows = {0, w.h.out}, columns = {0, w.w.out};
   const int64_t z_floats = as_it_is ? 0 : whole_lines(cells_of(rows, columns) * w.cy + 2 * kLanes);
   const int64_t tiles_floats = tile_floats(p) + whole_lines(weights_scratch_floats(w));
@@ -382,9 +336,10 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
   float *scratch = tiles + tiles_floats, *factors = scratch + x_floats + z_floats;  // factors: of pairs
   const uint8_t* bytes = static_cast<const uint8_t*>(call.saved);
   float* dy = call.f32_d_out() + y_at;
-  const Image dz = as_it_is ? Image{dy, w.w.out * w.cy, w.cy}
-                            : expand_gradient<A>(p, dy, call.f32_out() + y_at, bytes ? bytes + y_at : nullptr,
-                                                 rows, columns, scratch + x_floats);
+  const Image dz =
+      as_it_is ? Image{dy, w.w.out * w.cy, w.cy}
+               : expand_gradient<A>(w, p.pool, p.activation.alpha, dy, call.f32_out() + y_at,
+                                    bytes ? bytes + y_at : nullptr, rows, columns, scratch + x_floats);
   if (dw && own.first < own.end) {
     float* x = call.f32_in(0) + x_at;
     const Image source = p.winograd_dw ? image_of(w, x) : readable(p, x, x_rows, scratch);
@@ -402,9 +357,8 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
   const float* packed = static_cast<float*>(call.scratch);
   const Image target = {dx + x_at, w.w.in * w.cx, w.cx};
   if (p.winograd)
-    winograd_gather({band.first, band.end, w.w.in, 2 - w.h.before, 2 - w.w.before, w.cy, w.cx, p.winograd,
-                     w.pairs, rows, columns},
-                    dz, packed, nullptr, false, call.accumulate & 1, target, tiles);
+    winograd_gather(adjoint_rows(p, band, rows, columns), dz, packed, nullptr, false, call.accumulate & 1,
+                    target, tiles);
   else
     adjoint(w, w.pairs ? round_image(factors, dz, w.cy, rows, columns) : dz, packed, nullptr, false,
             call.accumulate & 1, target, band.first, band.end);
@@ -416,12 +370,12 @@ void copy_patches(const Plan& p, Image x, int64_t first, int64_t end, float* to)
   const bool whole = w.w.dilation == 1 && x.pixel == w.cx;  // a kernel row is one run of X
   const int64_t runs = whole ? 1 : w.w.kernel, length = whole ? w.w.kernel * w.cx : w.cx;
   for (int64_t row = first; row < end; ++row)
-    for (int64_t column = 0; column < p.pool_w.out; ++column)
-      for (int64_t a = 0; a < p.pool_h.kernel; ++a)
-        for (int64_t b = 0; b < p.pool_w.kernel; ++b, to += p.patch) {
-          const int64_t y = (row * p.pool_h.stride + a) * w.h.stride - w.h.before;
+    for (int64_t column = 0; column < p.pool.w.out; ++column)
+      for (int64_t a = 0; a < p.pool.h.kernel; ++a)
+        for (int64_t b = 0; b < p.pool.w.kernel; ++b, to += p.patch) {
+          const int64_t y = (row * p.pool.h.stride + a) * w.h.stride - w.h.before;
           const float* corner =
-              x.origin + y * x.row + ((column * p.pool_w.stride + b) * w.w.stride - w.w.before) * x.pixel;
+              x.origin + y * x.row + ((column * p.pool.w.stride + b) * w.w.stride - w.w.before) * x.pixel;
           float* out = to;
           for (int64_t ky = 0; ky < w.h.kernel; ++ky)
             for (int64_t run = 0; run < runs; ++run, out += length) {
@@ -439,9 +393,9 @@ void backward_winners(const Plan& p, const Call& call, int64_t image, float* par
   const Window& w = p.window;
   float *dx = call.f32_d_in(0), *dw = call.f32_d_in(1), *db = call.f32_d_in(2);
   float* x_image = call.f32_in(0) + image * w.h.in * w.w.in * w.cx;
-  const int64_t y_row = p.pool_w.out * w.cy, y_image = image * p.pool_h.out * y_row;
-  const int64_t cells = p.pool_h.kernel * p.pool_w.kernel, most = p.winner_rows * p.pool_w.out;
-  const Range x_most = gather_range(w.h, 0, (p.winner_rows - 1) * p.pool_h.stride + p.pool_h.kernel);
+  const int64_t y_row = p.pool.w.out * w.cy, y_image = image * p.pool.h.out * y_row;
+  const int64_t cells = p.pool.h.kernel * p.pool.w.kernel, most = p.winner_rows * p.pool.w.out;
+  const Range x_most = gather_range(w.h, 0, (p.winner_rows - 1) * p.pool.h.stride + p.pool.h.kernel);
   constexpr bool kSlope = A != Activation::relu && A != Activation::linear;
 
   // Scratch: rows of x with a halo, patches or lists of cells, lists of channels (of patches the live
@@ -463,9 +417,9 @@ void backward_winners(const Plan& p, const Call& call, int64_t image, float* par
   const bool add = call.accumulate & 1;
   int64_t begun = 0;  // rows of dx that are zero or more
 
-  for (int64_t first = 0; first < p.pool_h.out; first += p.winner_rows) {
-    const int64_t end = first + p.winner_rows < p.pool_h.out ? first + p.winner_rows : p.pool_h.out;
-    const Range conv = gather_range(p.pool_h, first, end), rows = gather_range(w.h, conv.first, conv.end);
+  for (int64_t first = 0; first < p.pool.h.out; first += p.winner_rows) {
+    const int64_t end = first + p.winner_rows < p.pool.h.out ? first + p.winner_rows : p.pool.h.out;
+    const Range conv = gather_range(p.pool.h, first, end), rows = gather_range(w.h, conv.first, conv.end);
     const int64_t y_at = y_image + first * y_row;
     const float* dy = call.f32_d_out() + y_at;
     if (kSlope) {
@@ -483,15 +437,15 @@ void backward_winners(const Plan& p, const Call& call, int64_t image, float* par
     int32_t cell_step[kMaxPoolCells];
     for (int64_t cell = 0; cell < cells; ++cell)
       cell_step[cell] =
-          static_cast<int32_t>(cell / p.pool_w.kernel * step_h + cell % p.pool_w.kernel * step_w);
+          static_cast<int32_t>(cell / p.pool.w.kernel * step_h + cell % p.pool.w.kernel * step_w);
     const Band band = {.value = dy,
                        .byte = static_cast<const uint8_t*>(call.saved) + y_at,
                        .rows = end - first,
-                       .columns = p.pool_w.out,
+                       .columns = p.pool.w.out,
                        .channels = w.cy,
                        .cells = cells,
-                       .row_step = p.pool_h.stride * step_h,
-                       .column_step = p.pool_w.stride * step_w,
+                       .row_step = p.pool.h.stride * step_h,
+                       .column_step = p.pool.w.stride * step_w,
                        .cell_step = cell_step};
     float* db_partial = db ? partial + partial_weights(p) : nullptr;
     if (p.patches) {
@@ -523,11 +477,11 @@ void backward_winners(const Plan& p, const Call& call, int64_t image, float* par
                        .width = w.w.in,
                        .y = y,
                        .x = -w.w.before,
-                       .row_step = p.pool_h.stride * w.h.stride,
-                       .column_step = p.pool_w.stride * w.w.stride,
+                       .row_step = p.pool.h.stride * w.h.stride,
+                       .column_step = p.pool.w.stride * w.w.stride,
                        .stride_h = w.h.stride,
                        .stride_w = w.w.stride,
-                       .pool_w = p.pool_w.kernel,
+                       .pool_w = p.pool.w.kernel,
                        .dilation_h = w.h.dilation,
                        .dilation_w = w.w.dilation});
   }
@@ -536,11 +490,53 @@ void backward_winners(const Plan& p, const Call& call, int64_t image, float* par
                      static_cast<size_t>((w.h.in - begun) * w.w.in * w.cx) * 4);
 }
 
+void backward_batched(const Plan& p, const Call& call) {
+  const Window& w = p.window;
+  float *dx = call.f32_d_in(0), *dw = call.f32_d_in(1), *db = call.f32_d_in(2);
+  const WinogradBatch forward = forward_batch(p);
+  float *u = static_cast<float*>(call.scratch), *masked = u + packed_backward_floats(p);
+  float *partials = masked + masked_floats(p), *scratch = partials + bias_partials(p);
+  float* dz = call.f32_d_out();
+  with_activation(p.activation.kind, [&](auto a) {
+    if (a.value == Activation::linear) return;
+    const float *dy = dz, *y = call.f32_out();
+    parallel_blocks(z_size(p), kStreamGrain, [&](int64_t begin, int64_t end) {
+      for_vectors(begin, end, [&](int64_t i, auto lanes) {
+        const vf slope = activation_slope<a.value>(load(y + i, lanes), p.activation.alpha);
+        store(masked + i, load(dy + i, lanes) * slope, lanes);
+      });
+    });
+    dz = masked;
+  });
+  const Image gradient = {dz, w.w.out * w.cy, w.cy};
+  if (dw) {
+    winograd_weights(forward, image_of(w, call.f32_in(0)), gradient, u, scratch);
+    winograd_filter_gradient(u, w.cx, w.cy, p.winograd, dw, call.accumulate >> 1 & 1);
+  }
+  if (dx) {
+    winograd_filter_adjoint(call.f32_in(1), w.cx, w.cy, p.winograd, u, w.pairs);
+    winograd_gather(WinogradBatch{adjoint_rows(p, {0, w.h.in}, {0, w.h.out}, {0, w.w.out}), p.n,
+                                  forward.y_image, forward.x_image},
+                    gradient, u, nullptr, false, call.accumulate & 1, image_of(w, dx), scratch);
+  }
+  if (!db) return;
+  const int64_t chunks = clamp(p.n, 1, kMaxChunks), stride = whole_lines(w.cy);
+  parallel_for(chunks, [&](int64_t chunk) {
+    float* partial = partials + chunk * stride;
+    __builtin_memset(partial, 0, static_cast<size_t>(stride) * 4);
+    for (int64_t image = p.n * chunk / chunks; image < p.n * (chunk + 1) / chunks; ++image)
+      add_bias_gradient(w, {dz + image * forward.y_image, gradient.row, gradient.pixel}, {0, w.h.out},
+                        partial);
+  });
+  sum_chunks(db, partials, stride, w.cy, chunks, call.accumulate >> 2 & 1);
+}
+
 void backward(const Call& call) {
   const Plan& p = call.plan_as<Plan>();
   const Window& w = p.window;
   float *dx = call.f32_d_in(0), *dw = call.f32_d_in(1), *db = call.f32_d_in(2);
   const bool winners = p.winners || (p.patches && !dx);
+  if (p.batched) return backward_batched(p, call);
   float* packed = static_cast<float*>(call.scratch);
   float* partials = packed + packed_backward_floats(p);
   const int64_t stride = partial_stride(p), bands = winners ? 1 : ceil_div(w.h.in, p.band_rows);

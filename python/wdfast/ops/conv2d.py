@@ -144,7 +144,11 @@ CASES = [
     _case((1, 9, 31, 32), (3, 3), 48, padding=((0, 3), (2, 1)), activation="elu"),
     _case((1, 2, 2, 16), (3, 3), 16, padding="same"),
     _case((2, 5, 3, 80), (3, 3), 16, padding="same"),
+    # … of whole batches, where the channels are many
     _case((1, 4, 5, 144), (3, 3), 304),
+    _case((3, 7, 6, 304), (3, 3), 144, padding="same", activation="relu"),
+    _case((9, 8, 9, 256), (3, 3), 192, bias=False, padding=((2, 0), (1, 1))),
+    _case((2, 5, 7, 144), (3, 3), 304, padding="same", activation="sigmoid"),
     # bfloat16 products. Where a kink may lie within their error of the exact one there is no gradient to compare.
     _case((0, 5, 5, 3), (3, 3), 4, precision="medium"),
     _case((1, 1, 1, 1), (1, 1), 1, precision="medium"),
@@ -160,6 +164,7 @@ CASES = [
     _case((2, 33, 7, 48), (3, 3), 16, bias=False, precision="medium"),
     _case((1, 9, 31, 32), (3, 3), 80, padding=((0, 3), (2, 1)), precision="medium"),
     _case((1, 2, 2, 16), (3, 3), 16, padding="same", precision="medium"),
+    _case((3, 5, 5, 256), (3, 3), 272, padding="same", precision="medium"),
     _case((2, 31, 29, 3), (3, 3), 32, activation="relu", pool=2, gradient=False, precision="medium"),
     _case((3, 13, 15, 16), (3, 3), 32, padding="same", activation="relu", pool=2, gradient=False, precision="medium"),
     _case((2, 9, 9, 16), (3, 3), 16, padding="same", precision="high"),

@@ -1,0 +1,104 @@
+// Max-pooling of a convolved image while it is in cache, and back: one byte for each pooled value says which
+// cell of the window won, and whether ReLU killed it.
+#pragma once
+
+#include "wdfast/activation.h"
+#include "wdfast/lanes.h"
+#include "window.h"
+#include "winners.h"
+
+namespace WDFAST_NS {
+
+constexpr int kDead = kDeadWinner;      // bit of the byte: the activation is flat there
+constexpr int64_t kMaxPoolCells = 127;  // the other bits
+
+struct Pooling {
+  bool given, disjoint;  // disjoint: no cell lies in two windows
+  Axis h, w;
+};
+
+// One row of y: the maximum of each window of `z`, then the activation, and the byte of the winner.
+template <Activation A>
+static void pool_row(const Pooling& pool, float alpha, int64_t channels, Image z, int64_t row, float* y,
+                     uint8_t* byte) {
+  for (int64_t column = 0; column < pool.w.out; ++column) {
+    const float* corner = z.origin + row * pool.h.stride * z.row + column * pool.w.stride * z.pixel;
+    for (int64_t ch = 0; ch < channels; ch += kLanes) {
+      const int64_t left = channels - ch < kLanes ? channels - ch : kLanes;
+      vf best = load_partial(corner + ch, left);
+      vi winner = {};
+      for (int64_t a = 0, cell = 0; a < pool.h.kernel; ++a)
+        for (int64_t b = 0; b < pool.w.kernel; ++b, ++cell) {
+          const vf value = load_partial(corner + a * z.row + b * z.pixel + ch, left);
+          const vi better = (value > best) | (value != value);  // a NaN wins, and is seen
+          best = select(better, value, best);
+          winner = better ? broadcast(static_cast<int32_t>(cell)) : winner;
+        }
+      if (A == Activation::relu) winner |= (best > 0.0f) ? vi{} : broadcast(int32_t{kDead});
+      const int64_t at = column * channels + ch;
+      store_partial(y + at, activate<A>(best, alpha), left);
+      store_bytes(byte + at, winner, left);
+    }
+  }
+}
+
+// The gradient of the convolution's result, rows [rows), with a halo of zeros: dy through the activation, to
+// the cell that won.
+template <Activation A>
+static Image expand_gradient(const Window& w, const Pooling& pool, float alpha, const float* dy,
+                             const float* y, const uint8_t* byte, Range rows, Range columns, float* to) {
+  const int64_t channels = w.cy, width = (columns.end - columns.first) * channels;
+  const Image dz = {to - rows.first * width - columns.first * channels, width, channels};
+  const int64_t low = clamp(rows.first, 0, w.h.out), high = clamp(rows.end, 0, w.h.out);
+  const int64_t total = (rows.end - rows.first) * width;
+  if (!pool.given) {
+    const int64_t left = -columns.first * channels, n = w.w.out * channels;
+    const auto clear = [](float* from, int64_t floats) {
+      __builtin_memset(from, 0, static_cast<size_t>(floats) * 4);
+    };
+    for (int64_t row = rows.first; row < rows.end; ++row) {
+      float* out = to + (row - rows.first) * width;
+      if (row < low || row >= high) {
+        clear(out, width);
+        continue;
+      }
+      clear(out, left);
+      for_vectors(0, n, [&](int64_t i, auto lanes) {
+        const vf slope = activation_slope<A>(load(y + row * n + i, lanes), alpha);
+        store(out + left + i, load(dy + row * n + i, lanes) * slope, lanes);
+      });
+      clear(out + left + n, width - left - n);
+    }
+    clear(to + total, kLanes);  // which may be read
+    return dz;
+  }
+  for (int64_t i = 0; i < total; i += kLanes) store(to + i, vf{});  // there is room for a vector past the end
+  // Every pooled row whose window meets [low, high).
+  const int64_t first = clamp(ceil_div(low - pool.h.kernel + 1, pool.h.stride), 0, pool.h.out);
+  const int64_t end = high > 0 ? clamp((high - 1) / pool.h.stride + 1, 0, pool.h.out) : 0;
+  for (int64_t row = first; row < end; ++row)
+    for (int64_t column = 0; column < pool.w.out; ++column) {
+      const int64_t at = (row * pool.w.out + column) * channels;
+      float* corner = dz.origin + row * pool.h.stride * dz.row + column * pool.w.stride * channels;
+      for (int64_t ch = 0; ch < channels; ch += kLanes) {
+        const int64_t left = channels - ch < kLanes ? channels - ch : kLanes;
+        const vi winner = load_bytes(byte + at + ch, left);
+        vf g = load_partial(dy + at + ch, left);
+        if (A != Activation::relu && A != Activation::linear)
+          g *= activation_slope<A>(load_partial(y + at + ch, left), alpha);
+        for (int64_t a = 0; a < pool.h.kernel; ++a) {
+          const int64_t line = row * pool.h.stride + a;
+          if (line < low || line >= high) continue;
+          for (int64_t b = 0; b < pool.w.kernel; ++b) {
+            const vi won = winner == broadcast(static_cast<int32_t>(a * pool.w.kernel + b));
+            float* cell = corner + a * dz.row + b * channels + ch;
+            const vf value = select(won, g, vf{});
+            store_partial(cell, pool.disjoint ? value : load_partial(cell, left) + value, left);
+          }
+        }
+      }
+    }
+  return dz;
+}
+
+}  // namespace WDFAST_NS
