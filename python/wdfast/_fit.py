@@ -63,10 +63,13 @@ class EpochMeans:
 
     def add(self, values: dict[str, np.ndarray], batch: int) -> None:
         for name, rows in values.items():
-            terms = rows.astype(np.float64) * (1 if name in self.finish else batch)
+            terms = rows.astype(np.float64)
+            if name not in self.finish:
+                terms *= batch
             terms[0] += self.sums.get(name, 0.0)
-            self.sums[name] = np.add.accumulate(terms)[-1]  # in their order, however many steps a call ran
-        self.count += batch * len(next(iter(values.values())))
+            # In their order, however many steps a call ran.
+            self.sums[name] = terms[0] if len(terms) == 1 else np.add.accumulate(terms)[-1]
+        self.count += batch * len(rows)
 
     def means(self) -> dict[str, float]:
         logs: dict[str, float] = {}
@@ -232,10 +235,9 @@ class Fit:
         self._steps_per_call = max(1, min(int(steps * _SECONDS_PER_CALL / max(seconds, 1e-9)), most))
         self.means.add(values, batch)
         self.done += steps * batch
-        logs = self.means.means()
         if watched:
-            self.callbacks.on_train_batch_end(number, logs)
-        self.progress.update(steps * batch, logs)
+            self.callbacks.on_train_batch_end(number, self.means.means())
+        self.progress.update(steps * batch, self.means.means)
 
     def save(self, seconds: float = 0.0) -> None:
         """Writes the checkpoint, if there is one, unless less than `seconds` have gone since the last."""

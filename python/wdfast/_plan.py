@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ._optimizer import Optimizer
 
 _STATE = ("anchor", "weights_average", "gradient_sum")  # after the rule's own arrays, in the native step's order
-_AHEAD = 64  # steps whose values are made at once, where they cannot depend on what happens meanwhile
+_AHEAD = 512  # steps whose values are made at once, where they cannot depend on what happens meanwhile
 
 
 class Run(NamedTuple):
@@ -94,10 +94,24 @@ class Plan:
         return float(len(HYPER) + self.clocks.index((clock, schedule)))
 
     def hyper(self, first_call: int, n: int) -> np.ndarray:
-        """The values fed to calls first_call … first_call+n−1, counted from 0: float64 (n, K)."""
+        """The values fed to calls first_call … first_call+n−1, counted from 0: float64 (n, K), not to be changed."""
         optimizer = self.optimizer
         if first_call == 0:
             optimizer.first_sight()  # weights may have been set since `build`
+        depends = optimizer.depends()
+        if self._rows is not None:
+            known, first, rows = self._rows
+            if first <= first_call and first_call + n <= first + len(rows) and known == depends:
+                return rows[first_call - first : first_call - first + n]
+        # A callable is asked step by step, for it may look at the world.
+        fixed = all(s is None or isinstance(s, schedules.Constant) for s in (depends[0], *(s for _, s in self.clocks)))
+        rows = self._made(first_call, max(n, _AHEAD) if fixed else n)
+        self._rows = (depends, first_call, rows) if fixed else None
+        return rows[:n]
+
+    def _made(self, first_call: int, n: int) -> np.ndarray:
+        """`hyper`, whatever was made ahead."""
+        optimizer = self.optimizer
         calls = np.arange(first_call, first_call + n)
         steps = calls // optimizer.accumulated
         rates = optimizer.rates(steps)
@@ -210,22 +224,11 @@ class Plan:
                 if array is not None:
                     self._addresses[:, column] = array.ctypes.data + array.itemsize * at
         _native.locate(names, values, grads, self._addresses)
-        inputs = [None, None, self.table, self._row_now(), *[None] * 6, self.optimizer.state.memory, self._addresses]
+        optimizer = self.optimizer
+        now = self.hyper(optimizer.iterations, 1)[0]
+        inputs = [None, None, self.table, now, *[None] * 6, optimizer.state.memory, self._addresses]
         for attrs in self._eager:
             _native.execute("optimizer_step", inputs, attrs)
-
-    def _row_now(self) -> np.ndarray:
-        optimizer, now = self.optimizer, self.optimizer.iterations
-        depends = optimizer.depends()
-        if self._rows is not None:
-            known, first, rows = self._rows
-            if known == depends and 0 <= now - first < len(rows):
-                return rows[now - first]
-        # A callable is asked step by step, for it may look at the world.
-        fixed = all(s is None or isinstance(s, schedules.Constant) for s in (depends[0], *(s for _, s in self.clocks)))
-        rows = self.hyper(now, _AHEAD if fixed and now else 1)
-        self._rows = (depends, now, rows)
-        return rows[0]
 
 
 def _whole(view: np.ndarray) -> tuple[np.ndarray, int]:
