@@ -93,7 +93,8 @@ class Fit:
 
     def __init__(self, model: Any, arrays: Arrays, validation: Arrays | None, *, batch_size: int, epochs: int,
                  seed: int | None, shuffle: bool, augment: Augment | None, callbacks: Sequence[Any], verbose: int | str,
-                 validation_batch_size: int, checkpoint: Any, telemetry: bool, save_every: float = 0.0) -> None:
+                 validation_batch_size: int, checkpoint: Any, telemetry: bool, save_every: float = 0.0,
+                 make_step: Callable[..., DataStep] = DataStep) -> None:
         self.model = model
         self.arrays = arrays
         self.validation = validation
@@ -116,11 +117,11 @@ class Fit:
             from .io.checkpoint import Checkpoint
 
             self.checkpoint = Checkpoint(checkpoint, self)
+        self._make_step = make_step
         self._objective = Objective(model, arrays, mixed=augment is not None and augment.mixup > 0)
         same = validation is not None and validation.signature == arrays.signature and self._objective.share is None
-        self._validation_objective = self._objective if same else None
-        self._steps: dict[int, DataStep] = {}
-        self._validation_steps: dict[int, DataStep] = {}
+        self._validation_objective = self._objective if same or validation is None else Objective(model, validation)
+        self._steps: dict[tuple[bool, int], DataStep] = {}  # whether it trains, the batch size
         self._steps_per_call = 1
         self.epoch = 0
         self.done = 0  # samples of the epoch that are booked
@@ -160,18 +161,24 @@ class Fit:
         self.model.optimizer.finalize_variable_values(self.model.trained)
         self.callbacks.on_train_end(self.history.last_logs)
 
-    @property
-    def bytes(self) -> int:
-        """About what the run holds: its programs' memory; the weights, their gradients and two of a state."""
-        programs = [*self._steps.values(), *self._validation_steps.values()]
-        return (sum(step.native.arena_bytes for step in programs)
-                + 4 * sum(p.value.nbytes for p in self.model.parameters))
+    def release(self) -> list[DataStep]:
+        """Its steps, which it makes anew if it goes on."""
+        steps, self._steps = list(self._steps.values()), {}
+        return steps
 
     def _step(self, batch: int) -> DataStep:
-        if batch not in self._steps or self._steps[batch].outdated:
-            self._steps[batch] = DataStep(self.model, self._objective, self.arrays, batch, training=True, rows=True,
-                                          augment=self.augment, telemetry=self.telemetry)
-        return self._steps[batch]
+        step = self._steps.get((True, batch))
+        if step is None or step.outdated:
+            step = self._steps[True, batch] = self._make_step(
+                self.model, self._objective, self.arrays, batch, training=True, rows=True, augment=self.augment,
+                telemetry=self.telemetry)
+        return step
+
+    def _validation_step(self, batch: int) -> DataStep:
+        if (False, batch) not in self._steps:
+            self._steps[False, batch] = self._make_step(self.model, self._validation_objective, self.validation, batch,
+                                                        training=False, rows=True)
+        return self._steps[False, batch]
 
     def _order(self) -> np.ndarray:
         n = self.arrays.size
@@ -192,8 +199,7 @@ class Fit:
                 raise KeyboardInterrupt
         logs = self.means.means()
         if self.validation is not None:
-            measured = self.model._evaluate(self.validation, self.validation_batch_size, self._validation_steps,
-                                            self._validation_objective)
+            measured = self.model._evaluate(self.validation, self.validation_batch_size, self._validation_step)
             logs |= {f"val_{name}": value for name, value in measured.items()}
         self.progress.end(logs)
         self.callbacks.on_epoch_end(self.epoch, logs)
