@@ -153,6 +153,30 @@ def test_many_steps_in_one_native_call() -> None:
     assert one.iterations == 10
 
 
+def test_what_is_fed_ahead_follows_what_changes_meanwhile() -> None:
+    """Rows that were made ahead hold until the rate or the run's length is another; a callable is asked each time."""
+    parameter = Parameter(np.ones((2, 3), np.float32), role="kernel", name="w")
+    parameter.grad = np.zeros((2, 3), np.float32)
+    asked: list[int] = []
+
+    def rate(step: int) -> float:
+        asked.append(int(step))
+        return 0.5
+
+    for optimizer in (optimizers.SGD(0.5, decay=decay.epochs(2)), optimizers.SGD(rate, decay=decay.epochs(2))):
+        optimizer.set_run(10)
+        plan = optimizer.plan([parameter])
+        first = plan.hyper(0, 3)
+        optimizer.set_run(20)
+        assert not np.array_equal(plan.hyper(3, 2)[:, -1], first[:2, -1])
+        optimizer.set_run(10)
+        optimizer.learning_rate = 0.25
+        rows = plan.hyper(3, 2)
+        np.testing.assert_array_equal(rows[:, :2], [[0.25, 4], [0.25, 5]])
+        np.testing.assert_array_equal(rows, optimizer.plan([parameter]).hyper(3, 2))
+    assert set(asked) == set(range(5))
+
+
 # ---- who decays -----------------------------------------------------------------------------------------
 
 

@@ -449,3 +449,47 @@ def test_random_graphs(sizes: list[int], nodes: list[Any], wanted: list[int], st
                 assert expected is None
             else:
                 np.testing.assert_allclose(results[g][s], expected, rtol=2e-5, atol=2e-5)
+
+
+# ---- other memory ---------------------------------------------------------------------------------------
+
+
+def test_a_program_goes_on_with_other_memory() -> None:
+    """What is bound anew is read and written, also through an alias; what was bound before is left alone."""
+    program = _native.Program(True)
+    w, dw = normal(0), np.zeros(SHAPE, np.float32)
+    x = program.bind(w, dw)
+    flat = program.op("reshape", [x], {"shape": [12]})[0]
+    y = activation(program, flat, "tanh")
+    program.differentiate([(y, -1)])
+    with pytest.raises(RuntimeError, match="not compiled yet"):
+        program.rebind(x, w, dw)
+    program.compile([y])
+    program.run(1, {}, {})
+    first, before = program.read(y), dw.copy()
+    other, d_other = normal(1), np.full(SHAPE, np.nan, np.float32)
+    program.rebind(x, other, d_other)
+    program.run(1, {}, {})
+    assert_same_bits(program.read(y), ops.activation(other.reshape(-1), "tanh"), "value")
+    assert_same_bits(d_other, gradient(other, np.ones_like(other), "tanh"), "gradient")
+    assert_same_bits(dw, before, "what was bound before")
+    program.rebind(x, w, dw)
+    program.run(1, {}, {})
+    assert_same_bits(program.read(y), first, "back again")
+
+
+def test_what_cannot_be_bound_anew() -> None:
+    program = _native.Program(True)
+    w = normal(0)
+    bound, fed = program.bind(w, np.zeros_like(w)), program.feed(SHAPE)
+    y = program.op("binary", [bound, fed], {"function": "add"})[0]
+    program.compile([y])
+    for tensor, array, grad, told in ((bound, w[:2], None, "expected the shape and dtype of tensor 0"),
+                                      (bound, w, None, "not bound, or not in the same way"),
+                                      (fed, w, None, "not bound, or not in the same way"),
+                                      (y, w, None, "not bound, or not in the same way"),
+                                      (bound, w, w[:2].copy(), "expected a writable twin")):
+        with pytest.raises(ValueError, match=told):
+            program.rebind(tensor, array, grad)
+    with pytest.raises(IndexError, match="there is no tensor 99"):
+        program.rebind(99, w)

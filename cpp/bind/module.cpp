@@ -279,21 +279,37 @@ py::dict infer(const std::string& name, const std::vector<std::optional<SpecTupl
 struct PyProgram {
   explicit PyProgram(bool training) : program(training) {}
   Program program;
-  std::vector<py::object> kept;
+  std::map<int, py::array> kept;
   std::map<int, py::array> fed;
   std::mutex running;  // its buffers hold one run at a time
 
+  static void* twin(const py::array& array, const std::optional<py::array>& grad) {
+    if (!grad) return nullptr;
+    if (to_tuple(spec_of(*grad)) != to_tuple(spec_of(array)) || !grad->writeable())
+      throw std::invalid_argument("Program.bind: argument 'grad': expected a writable twin of 'array'");
+    return const_cast<void*>(grad->data());
+  }
+
+  void keep(int tensor, const py::array& array, const std::optional<py::array>& grad) {
+    kept[tensor] = array;
+    if (grad) kept[program.grad_of(tensor)] = *grad;
+  }
+
   int bind(const py::array& array, const std::optional<py::array>& grad) {
-    const Spec spec = spec_of(array);
-    void* grad_data = nullptr;
-    if (grad) {
-      if (to_tuple(spec_of(*grad)) != to_tuple(spec) || !grad->writeable())
-        throw std::invalid_argument("Program.bind: argument 'grad': expected a writable twin of 'array'");
-      grad_data = const_cast<void*>(grad->data());
-      kept.push_back(*grad);
-    }
-    kept.push_back(array);
-    return program.bind(spec, const_cast<void*>(array.data()), grad_data);
+    const int tensor = program.bind(spec_of(array), const_cast<void*>(array.data()), twin(array, grad));
+    keep(tensor, array, grad);
+    return tensor;
+  }
+
+  void rebind(int tensor, const py::array& array, const std::optional<py::array>& grad) {
+    if (to_tuple(spec_of(array)) != to_tuple(program.spec(tensor)))
+      throw std::invalid_argument(
+          "Program.rebind: argument 'array': expected the shape and dtype of tensor " +
+          std::to_string(tensor));
+    const std::unique_lock guard(running, std::try_to_lock);
+    if (!guard) throw std::runtime_error("Program.rebind: another thread is running this program");
+    program.rebind(tensor, const_cast<void*>(array.data()), twin(array, grad));
+    keep(tensor, array, grad);
   }
 
   Row row(const char* what, int tensor, const py::array& array, int64_t steps, bool writable) {
@@ -393,6 +409,7 @@ PYBIND11_MODULE(_native, m) {
           },
           py::arg("shape"), py::arg("dtype") = "float32", py::arg("needs_grad") = false)
       .def("bind", &PyProgram::bind, py::arg("array"), py::arg("grad") = py::none())
+      .def("rebind", &PyProgram::rebind, py::arg("tensor"), py::arg("array"), py::arg("grad") = py::none())
       .def(
           "op",
           [](PyProgram& self, const std::string& name, const std::vector<int>& inputs,

@@ -285,10 +285,9 @@ void Program::compile(const std::vector<int>& keep, bool repeat) {
     for (size_t i = 0; i < ids.size(); ++i) {
       if (ids[i] < 0) continue;
       entry.pointers[i] = root(ids[i]).data;
-      if (root(ids[i]).kind == Kind::feed) {
-        slots_[static_cast<size_t>(at(ids[i]).root)].push_back(&entry.pointers[i]);
-        required_.emplace_back(entry.part, at(ids[i]).root);
-      }
+      const Kind kind = root(ids[i]).kind;
+      if (kind != Kind::temporary) slots_[static_cast<size_t>(at(ids[i]).root)].push_back(&entry.pointers[i]);
+      if (kind == Kind::feed) required_.emplace_back(entry.part, at(ids[i]).root);
     }
     if (!entry.node) {
       entry.count = at(entry.out[0]).spec.size();
@@ -309,6 +308,20 @@ void Program::compile(const std::vector<int>& keep, bool repeat) {
     call.training = training_;
     call.stream = entry.stream;
   }
+}
+
+void Program::rebind(int tensor, void* data, void* grad) {
+  if (!compiled_) throw std::logic_error("Program: not compiled yet");
+  const Tensor& bound = at(tensor);
+  if (bound.kind != Kind::bound || (bound.grad >= 0) != (grad != nullptr))
+    throw std::invalid_argument("Program.rebind: tensor " + std::to_string(tensor) +
+                                " was not bound, or not in the same way");
+  const auto move = [this](int id, void* to) {
+    at(id).data = to;
+    for (void** slot : slots_[static_cast<size_t>(id)]) *slot = to;
+  };
+  move(tensor, data);
+  if (grad) move(bound.grad, grad);
 }
 
 void* Program::data(int tensor) const {

@@ -4,6 +4,7 @@
 //   feed / bind / op    describe the computation in the order it runs
 //   differentiate       appends the backward of what was described so far, in reverse
 //   compile             plans the memory and binds every pointer
+//   rebind              lets a compiled program work on other memory: on another model's weights
 //   run                 executes; feeds and results advance by one row per step
 #pragma once
 
@@ -40,6 +41,8 @@ class Program {
   // keep: the values that outlive a run. With `repeat`, so does what part 1 reads of part 0: it may run
   // again.
   void compile(const std::vector<int>& keep, bool repeat);
+  // Afterwards, other memory for what was bound, of the same spec; a gradient where there was one.
+  void rebind(int tensor, void* data, void* grad);
   // Runs part `part` of the list (0: before differentiate, 1: from it on), or all of it (−1).
   void run(int64_t steps, const std::vector<Row>& feeds, const std::vector<Row>& results, int64_t first_step,
            uint64_t seed, int part, int threads, double* seconds_per_entry);
@@ -99,7 +102,8 @@ class Program {
   std::deque<Node> nodes_;
   std::vector<Tensor> tensors_;
   std::deque<Entry> entries_;
-  std::vector<std::vector<void**>> slots_;     // per tensor: where a feed's pointer is written
+  std::vector<std::vector<void**>>
+      slots_;  // per tensor: where the pointer of what is fed or bound is written
   std::vector<std::pair<int, int>> required_;  // (part, feed that it reads)
   Arena arena_;
 };

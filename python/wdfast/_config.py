@@ -5,6 +5,7 @@ One habit makes it work: an argument `x` is kept as `self.x`.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -50,6 +51,7 @@ def _plain(owner: Any, name: str, value: Any) -> Any:
     )
 
 
+@functools.lru_cache
 def snake_case(name: str) -> str:
     """`MaxPooling2D` → `max_pooling2d`, as Keras names its layers."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)

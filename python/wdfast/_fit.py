@@ -63,10 +63,13 @@ class EpochMeans:
 
     def add(self, values: dict[str, np.ndarray], batch: int) -> None:
         for name, rows in values.items():
-            terms = rows.astype(np.float64) * (1 if name in self.finish else batch)
+            terms = rows.astype(np.float64)
+            if name not in self.finish:
+                terms *= batch
             terms[0] += self.sums.get(name, 0.0)
-            self.sums[name] = np.add.accumulate(terms)[-1]  # in their order, however many steps a call ran
-        self.count += batch * len(next(iter(values.values())))
+            # In their order, however many steps a call ran.
+            self.sums[name] = terms[0] if len(terms) == 1 else np.add.accumulate(terms)[-1]
+        self.count += batch * len(rows)
 
     def means(self) -> dict[str, float]:
         logs: dict[str, float] = {}
@@ -90,7 +93,8 @@ class Fit:
 
     def __init__(self, model: Any, arrays: Arrays, validation: Arrays | None, *, batch_size: int, epochs: int,
                  seed: int | None, shuffle: bool, augment: Augment | None, callbacks: Sequence[Any], verbose: int | str,
-                 validation_batch_size: int, checkpoint: Any, telemetry: bool, save_every: float = 0.0) -> None:
+                 validation_batch_size: int, checkpoint: Any, telemetry: bool, save_every: float = 0.0,
+                 make_step: Callable[..., DataStep] = DataStep) -> None:
         self.model = model
         self.arrays = arrays
         self.validation = validation
@@ -113,11 +117,11 @@ class Fit:
             from .io.checkpoint import Checkpoint
 
             self.checkpoint = Checkpoint(checkpoint, self)
+        self._make_step = make_step
         self._objective = Objective(model, arrays, mixed=augment is not None and augment.mixup > 0)
         same = validation is not None and validation.signature == arrays.signature and self._objective.share is None
-        self._validation_objective = self._objective if same else None
-        self._steps: dict[int, DataStep] = {}
-        self._validation_steps: dict[int, DataStep] = {}
+        self._validation_objective = self._objective if same or validation is None else Objective(model, validation)
+        self._steps: dict[tuple[bool, int], DataStep] = {}  # whether it trains, the batch size
         self._steps_per_call = 1
         self.epoch = 0
         self.done = 0  # samples of the epoch that are booked
@@ -157,18 +161,24 @@ class Fit:
         self.model.optimizer.finalize_variable_values(self.model.trained)
         self.callbacks.on_train_end(self.history.last_logs)
 
-    @property
-    def bytes(self) -> int:
-        """About what the run holds: its programs' memory; the weights, their gradients and two of a state."""
-        programs = [*self._steps.values(), *self._validation_steps.values()]
-        return (sum(step.native.arena_bytes for step in programs)
-                + 4 * sum(p.value.nbytes for p in self.model.parameters))
+    def release(self) -> list[DataStep]:
+        """Its steps, which it makes anew if it goes on."""
+        steps, self._steps = list(self._steps.values()), {}
+        return steps
 
     def _step(self, batch: int) -> DataStep:
-        if batch not in self._steps or self._steps[batch].outdated:
-            self._steps[batch] = DataStep(self.model, self._objective, self.arrays, batch, training=True, rows=True,
-                                          augment=self.augment, telemetry=self.telemetry)
-        return self._steps[batch]
+        step = self._steps.get((True, batch))
+        if step is None or step.outdated:
+            step = self._steps[True, batch] = self._make_step(
+                self.model, self._objective, self.arrays, batch, training=True, rows=True, augment=self.augment,
+                telemetry=self.telemetry)
+        return step
+
+    def _validation_step(self, batch: int) -> DataStep:
+        if (False, batch) not in self._steps:
+            self._steps[False, batch] = self._make_step(self.model, self._validation_objective, self.validation, batch,
+                                                        training=False, rows=True)
+        return self._steps[False, batch]
 
     def _order(self) -> np.ndarray:
         n = self.arrays.size
@@ -189,8 +199,7 @@ class Fit:
                 raise KeyboardInterrupt
         logs = self.means.means()
         if self.validation is not None:
-            measured = self.model._evaluate(self.validation, self.validation_batch_size, self._validation_steps,
-                                            self._validation_objective)
+            measured = self.model._evaluate(self.validation, self.validation_batch_size, self._validation_step)
             logs |= {f"val_{name}": value for name, value in measured.items()}
         self.progress.end(logs)
         self.callbacks.on_epoch_end(self.epoch, logs)
@@ -232,10 +241,9 @@ class Fit:
         self._steps_per_call = max(1, min(int(steps * _SECONDS_PER_CALL / max(seconds, 1e-9)), most))
         self.means.add(values, batch)
         self.done += steps * batch
-        logs = self.means.means()
         if watched:
-            self.callbacks.on_train_batch_end(number, logs)
-        self.progress.update(steps * batch, logs)
+            self.callbacks.on_train_batch_end(number, self.means.means())
+        self.progress.update(steps * batch, self.means.means)
 
     def save(self, seconds: float = 0.0) -> None:
         """Writes the checkpoint, if there is one, unless less than `seconds` have gone since the last."""

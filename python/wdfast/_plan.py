@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ._optimizer import Optimizer
 
 _STATE = ("anchor", "weights_average", "gradient_sum")  # after the rule's own arrays, in the native step's order
-_AHEAD = 64  # steps whose values are made at once, where they cannot depend on what happens meanwhile
+_AHEAD = 512  # steps whose values are made at once, where they cannot depend on what happens meanwhile
 
 
 class Run(NamedTuple):
@@ -28,6 +28,13 @@ class Run(NamedTuple):
     table: np.ndarray
     parameters: list[Parameter]
     factors: tuple[int, ...] = ()
+
+
+class Appended(NamedTuple):
+    """A step as it lies in a program: its ops, the shapes of what they are bound to, and these tensors."""
+
+    form: Any
+    bound: list[list[int]]
 
 
 class Plan:
@@ -45,6 +52,7 @@ class Plan:
         self._penalties: list[tuple[int, int, np.ndarray, np.ndarray | None]] = []
         self._passes = optimizer.passes()
         self._allocated = optimizer.state.allocations
+        self.appended: Appended | None = None  # where another plan can take its place
         self._addresses: np.ndarray | None = None
         self._rows: tuple[Any, int, np.ndarray] | None = None  # made ahead: what they depend on, first step, values
 
@@ -94,10 +102,24 @@ class Plan:
         return float(len(HYPER) + self.clocks.index((clock, schedule)))
 
     def hyper(self, first_call: int, n: int) -> np.ndarray:
-        """The values fed to calls first_call … first_call+n−1, counted from 0: float64 (n, K)."""
+        """The values fed to calls first_call … first_call+n−1, counted from 0: float64 (n, K), not to be changed."""
         optimizer = self.optimizer
         if first_call == 0:
             optimizer.first_sight()  # weights may have been set since `build`
+        depends = optimizer.depends()
+        if self._rows is not None:
+            known, first, rows = self._rows
+            if first <= first_call and first_call + n <= first + len(rows) and known == depends:
+                return rows[first_call - first : first_call - first + n]
+        # A callable is asked step by step, for it may look at the world.
+        fixed = all(s is None or isinstance(s, schedules.Constant) for s in (depends[0], *(s for _, s in self.clocks)))
+        rows = self._made(first_call, max(n, _AHEAD) if fixed else n)
+        self._rows = (depends, first_call, rows) if fixed else None
+        return rows[:n]
+
+    def _made(self, first_call: int, n: int) -> np.ndarray:
+        """`hyper`, whatever was made ahead."""
+        optimizer = self.optimizer
         calls = np.arange(first_call, first_call + n)
         steps = calls // optimizer.accumulated
         rates = optimizer.rates(steps)
@@ -158,35 +180,60 @@ class Plan:
         self._penalties = self._find_penalties()
         wanted = measured or bool(self._penalties)
         hyper = program.feed([len(HYPER) + len(self.clocks)], "float64")
-        state = [*self._state_arrays(), self.optimizer.state.memory]
-        bound = [[*(-1 if array is None else program.bind(array) for array in (run.value, run.grad, run.table, *state)),
-                  *((-1, *run.factors) if run.factors else ())] for run in self.runs]
+        bound = [[-1 if array is None else program.bind(array) for array in arrays] for arrays in self._arrays()]
+        more = [(-1, *run.factors) if run.factors else () for run in self.runs]
         for attrs in self._passes:
             attrs = attrs | {"statistics": float(wanted)}
-            statistics = [program.op("optimizer_step", [*ids[:3], hyper, *ids[3:]], attrs)[0] for ids in bound]
+            statistics = [program.op("optimizer_step", [*ids[:3], hyper, *ids[3:], *factors], attrs)[0]
+                          for ids, factors in zip(bound, more, strict=True)]
+        self.appended = None if factors else Appended(self._form(), bound)
         return hyper, statistics if wanted else []
+
+    def take_over(self, before: Appended, program: Any) -> bool:
+        """Takes the place of the plan that was appended to a program; False where they differ in more than numbers."""
+        self.runs = self._find_runs({})
+        self._penalties = self._find_penalties()
+        if self._form() != before.form:
+            return False
+        for tensors, arrays in zip(before.bound, self._arrays(), strict=True):
+            for tensor, array in zip(tensors, arrays, strict=True):
+                if array is not None:
+                    program.rebind(tensor, array)
+        self.appended = before
+        return True
+
+    def _arrays(self) -> list[list[np.ndarray | None]]:
+        """What the native step of each run works on, in its order; `hyper` comes after the first three."""
+        state = [*self._state_arrays(), self.optimizer.state.memory]
+        return [[run.value, run.grad, run.table, *state] for run in self.runs]
+
+    def _form(self) -> Any:
+        """What a program depends on besides the numbers in the arrays."""
+        shapes = [[None if array is None else (array.shape, array.dtype) for array in arrays]
+                  for arrays in self._arrays()]
+        return self._passes, len(self.clocks), bool(self._penalties), shapes
 
     def _find_runs(self, factors: dict[int, tuple[int, int]]) -> list[Run]:
         """The parameters that rise through the same arrays, each group with its part of the table."""
         runs: list[Run] = []
-        end = 0
-        for p, row in zip(self.parameters, self.table, strict=True):
+        table, end = self.table.copy(), 0
+        columns = [TABLE.index("parameter_at"), TABLE.index("gradient_at")]
+        for i, p in enumerate(self.parameters):
             for what, array in (("value", p.value), ("gradient", p.grad)):
                 usable = array.flags.c_contiguous and array.flags.aligned
                 if array.dtype != np.float32 or array.shape != p.shape or not usable:
                     raise ValueError(f"{self.optimizer.name}: weight '{p.name}': expected its {what} as contiguous "
                                      f"{p.shape} float32, got {array.shape} {array.dtype}")
-            place = row[None].copy()
             if id(p) in factors:
-                runs.append(Run(p.value.reshape(-1), None, place, [p], factors[id(p)]))
+                runs.append(Run(p.value.reshape(-1), None, table[i : i + 1], [p], factors[id(p)]))
                 continue
             (value, at), (grad, grad_at) = _whole(p.value), _whole(p.grad)
-            place[0, [TABLE.index("parameter_at"), TABLE.index("gradient_at")]] = at, grad_at
+            table[i, columns] = at, grad_at
             if runs and runs[-1].value is value and runs[-1].grad is grad and at >= end:
                 runs[-1].parameters.append(p)
-                runs[-1] = runs[-1]._replace(table=np.vstack([runs[-1].table, place]))
+                runs[-1] = runs[-1]._replace(table=table[i + 1 - len(runs[-1].parameters) : i + 1])
             else:
-                runs.append(Run(value, grad, place, [p]))
+                runs.append(Run(value, grad, table[i : i + 1], [p]))
             end = at + p.size
         return runs
 
@@ -210,27 +257,20 @@ class Plan:
                 if array is not None:
                     self._addresses[:, column] = array.ctypes.data + array.itemsize * at
         _native.locate(names, values, grads, self._addresses)
-        inputs = [None, None, self.table, self._row_now(), *[None] * 6, self.optimizer.state.memory, self._addresses]
+        optimizer = self.optimizer
+        now = self.hyper(optimizer.iterations, 1)[0]
+        inputs = [None, None, self.table, now, *[None] * 6, optimizer.state.memory, self._addresses]
         for attrs in self._eager:
             _native.execute("optimizer_step", inputs, attrs)
-
-    def _row_now(self) -> np.ndarray:
-        optimizer, now = self.optimizer, self.optimizer.iterations
-        depends = optimizer.depends()
-        if self._rows is not None:
-            known, first, rows = self._rows
-            if known == depends and 0 <= now - first < len(rows):
-                return rows[now - first]
-        # A callable is asked step by step, for it may look at the world.
-        fixed = all(s is None or isinstance(s, schedules.Constant) for s in (depends[0], *(s for _, s in self.clocks)))
-        rows = self.hyper(now, _AHEAD if fixed and now else 1)
-        self._rows = (depends, now, rows)
-        return rows[0]
 
 
 def _whole(view: np.ndarray) -> tuple[np.ndarray, int]:
     """The float32 array that owns the memory of a view, if there is one, and where in it the view begins."""
     base = view.base
     if isinstance(base, np.ndarray) and base.dtype == np.float32 and base.flags.carray:
-        return base, (view.ctypes.data - base.ctypes.data) // 4
+        return base, (_address(view) - _address(base)) // 4
     return view, 0
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]  # three times as fast as array.ctypes

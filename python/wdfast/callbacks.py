@@ -6,6 +6,7 @@ A callback with a state gives `get_state` and `set_state`, so that a resumed run
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -80,7 +81,7 @@ class CallbackList:
         self._begun = False
         self._waiting: list[tuple[Callback, Logs]] = []
 
-    @property
+    @functools.cached_property
     def watches_batches(self) -> bool:
         """Whether any of them overrides a hook of a batch."""
         hooks = ("on_train_batch_begin", "on_train_batch_end")

@@ -7,7 +7,7 @@ conv2d → activation → max_pool2d, dense → activation, batch_norm → add �
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +142,29 @@ def _reshape_target(tensor: Tensor) -> list[int]:
     return [-1 if d is None else d for d in tensor.shape]
 
 
+def signature(outputs: Iterable[Tensor], leaves: Sequence[Tensor | Parameter]) -> Any:
+    """What a graph computes from its leaves: equal for graphs of which the same Program is made.
+
+    None where it depends on a weight that is not among the leaves.
+    """
+    outputs = list(outputs)
+    numbers = {id(leaf): i for i, leaf in enumerate(leaves)}
+    told: list[Any] = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
+    for node in subgraph(outputs, stop=[leaf for leaf in leaves if isinstance(leaf, Tensor)]):
+        inputs: list[Any] = []
+        for value in node.inputs.values():
+            if isinstance(value, np.ndarray):
+                inputs.append((value.dtype.str, value.shape, value.tobytes()))
+            elif value is None or id(value) in numbers:
+                inputs.append(numbers.get(id(value)))
+            else:
+                return None
+        told.append((node.op, inputs, node.attrs, [(t.shape, t.dtype, t.per_sample) for t in node.outputs]))
+        for tensor in node.outputs:
+            numbers[id(tensor)] = len(numbers)
+    return told, [numbers[id(t)] for t in outputs]
+
+
 class GraphProgram:
     """A native Program made from a graph for one batch size.
 
@@ -215,6 +238,13 @@ class GraphProgram:
         """Those of `parameters` that have a gradient after `differentiate`, which returned `received`."""
         by_factors = {id(step.inputs[1]) for step in self._factored() if self.id(step.inputs[2]) in received}
         return [p for p in parameters if id(p) in by_factors or self.id(p) in received]
+
+    def weights(self, parameters: Iterable[Parameter]) -> list[tuple[int, int, bool]]:
+        """Those of `parameters` that the program works on: the place of each, its native tensor, and whether it was
+        bound with its gradient.
+        """
+        return [(i, self._ids[id(p)], id(p) in self._trained and id(p) not in self._by_factors)
+                for i, p in enumerate(parameters) if id(p) in self._ids]
 
     def factors(self) -> dict[int, tuple[int, int]]:
         """By the id of a matrix: the native tensors x and dy whose product xᵀ·dy is its gradient."""

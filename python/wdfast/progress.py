@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -55,7 +55,7 @@ class Progress:
 
     >>> from wdfast.progress import Progress
     >>> progress = Progress(2, epochs=1, images_per_epoch=64)
-    >>> progress.begin(0); progress.update(64, {"loss": 0.5}); progress.end({"loss": 0.5})  # doctest: +ELLIPSIS
+    >>> progress.begin(0); progress.update(64, lambda: {"loss": 0.5}); progress.end({"loss": 0.5})  # doctest: +ELLIPSIS
     epoch 1/1  ...s  ... images/s  loss 0.5
     """
 
@@ -74,11 +74,11 @@ class Progress:
             self._bar = self._make_bar(total=self._images, initial=done, unit=" images", unit_scale=True,
                                        desc=f"epoch {epoch + 1}/{self._epochs}", dynamic_ncols=True)
 
-    def update(self, images: int, logs: Mapping[str, float]) -> None:
-        """`images` more have been seen; `logs` are the epoch's means so far."""
+    def update(self, images: int, logs: Callable[[], Mapping[str, float]]) -> None:
+        """`images` more have been seen; `logs` tells the epoch's means so far, if they are shown."""
         self._done += images
         if self._bar is not None:
-            self._bar.set_postfix_str(format_logs(logs), refresh=False)
+            self._bar.set_postfix_str(format_logs(logs()), refresh=False)
             self._bar.update(images)
 
     def end(self, logs: Mapping[str, float]) -> None:

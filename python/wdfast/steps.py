@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Container, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from . import metrics as metrics_module
 from . import ops, regularizers, telemetry
 from .graph import Parameter, Tensor
-from .program import GraphProgram
+from .program import GraphProgram, signature
 
 if TYPE_CHECKING:
     from .models import Model
@@ -330,6 +331,13 @@ class Objective:
             total = ops.add(total, term)
         self.total = total
         self.scalars |= measured
+        self._weights = model.parameters
+
+    @functools.cached_property
+    def signature(self) -> Any:
+        """What it computes, as `program.signature` tells it."""
+        fed = [*self.inputs, *self.labels, self.weights, self.share, *self.partners[0], self.partners[1]]
+        return signature([self.total, *self.scalars.values()], [*(t for t in fed if t is not None), *self._weights])
 
 
 def _feed_inputs(program: GraphProgram, tensors: Sequence[Tensor], arrays: Sequence[np.ndarray], rows: bool,
@@ -382,8 +390,8 @@ class DataStep:
         self.batch = batch
         self.rows = rows
         trained = model.trained if training else []
-        program = self.program = GraphProgram(batch, training=training, trained=[*trained, *model.moving],
-                                              precision=model.precision, by_factors=training)
+        program = GraphProgram(batch, training=training, trained=[*trained, *model.moving],
+                               precision=model.precision, by_factors=training)
         native = self.native = program.native
         self.index = native.feed([batch], "int32") if rows else -1
         self.augment, self.share = augment, -1
@@ -413,10 +421,33 @@ class DataStep:
         if training:
             minimised = [self.scalars[0], *(self.scalars[-1:] if added is not None else [])]
             received = set(native.differentiate([(i, -1) for i in minimised]))
-            self.plan = model.optimizer.plan(program.reached(model.trained, received))
+            stepped = program.reached(model.trained, received)
+            self.plan = model.optimizer.plan(stepped)
             self.hyper, self.stats = self.plan.append(native, measured=telemetry, factors=program.factors())
+            self._stepped = [at for at, p in enumerate(model.parameters) if any(p is other for other in stepped)]
         native.compile([*ids, *self.stats])
+        self.computes: Any = None  # what `_programs` knows it by
+        self._weights = program.weights(model.parameters)
         self._specs = {i: native.spec(i) for i in (*ids, *self.stats)}
+
+    def leave(self) -> bool:
+        """Parts from its model; False where no other can adopt it."""
+        self.model = None
+        if self.hyper >= 0:
+            self._appended, self.plan = self.plan.appended, None
+        return self.hyper < 0 or self._appended is not None
+
+    def adopt(self, model: Model, objective: Objective) -> bool:
+        """Becomes the step of another model, of which all is the same but the numbers; False if it cannot."""
+        if self.hyper >= 0:
+            self.plan = model.optimizer.plan([model.parameters[at] for at in self._stepped])
+            if not self.plan.take_over(self._appended, self.native):
+                return False
+        for at, tensor, trained in self._weights:
+            p = model.parameters[at]
+            self.native.rebind(tensor, p.value, p.grad if trained else None)
+        self.model, self.names, self.finish = model, ["loss", *objective.scalars], objective.finish
+        return True
 
     @property
     def outdated(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -239,17 +240,17 @@ class Training:
         """
         return sum((float(p.regularizer(p.value)) for p in self.trained if p.regularizer is not None), start=0.0)
 
-    def _evaluate(self, arrays: Arrays, batch_size: int, steps: dict[int, DataStep] | None = None,
-                  objective: Objective | None = None) -> dict[str, float]:
-        steps = {} if steps is None else steps
+    def _evaluate(self, arrays: Arrays, batch_size: int,
+                  step_for: Callable[[int], DataStep] | None = None) -> dict[str, float]:
+        """step_for: gives the step of a batch size."""
+        if step_for is None:
+            objective = Objective(self, arrays)
+            step_for = functools.cache(functools.partial(DataStep, self, objective, arrays, training=False, rows=True))
         means = None
         for index in _blocks(arrays, batch_size):
-            batch = index.shape[1]
-            if batch not in steps:
-                objective = objective or Objective(self, arrays)
-                steps[batch] = DataStep(self, objective, arrays, batch, training=False, rows=True)
-            means = means or EpochMeans(steps[batch].finish)
-            means.add(steps[batch].run(len(index), {steps[batch].index: index}), batch)
+            step = step_for(index.shape[1])
+            means = means or EpochMeans(step.finish)
+            means.add(step.run(len(index), {step.index: index}), step.batch)
         return means.means()
 
     def predict(self, x: Any, batch_size: int = 256, *, verbose: int | str = 0) -> Any:

@@ -16,7 +16,10 @@ Array = Any
 """A NumPy array, anything with DLPack or `__array_interface__`, or a symbolic Tensor."""
 
 _NATIVE_DTYPES = {np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.uint8), np.dtype(np.float64)}
+_DTYPE_NAMES = {dtype: str(dtype) for dtype in _NATIVE_DTYPES}
 _registry: dict[str, Any] = _native.ops()
+_inferred: dict[Any, Any] = {}  # by op, inputs and attributes: what came out; networks are made of the same ops
+_MOST_INFERRED = 4096
 
 
 class Ints(NamedTuple):
@@ -52,6 +55,7 @@ class Case(NamedTuple):
 
 def refresh_registry() -> None:
     """Reads the native registry again, after a library of ops was loaded."""
+    _inferred.clear()
     _registry.clear()
     _registry.update(_native.ops())
 
@@ -179,14 +183,22 @@ def _add_node(op: str, inputs: dict[str, Any], attrs: dict[str, Any]) -> Any:
 
 
 def _infer(op: str, inputs: dict[str, Any], attrs: dict[str, Any], batch: int) -> Any:
-    specs = []
+    specs: list[Any] = []
     for value in inputs.values():
         if value is None:
             specs.append(None)
         else:
             rows = batch * getattr(value, "per_sample", 1)
-            specs.append(([rows if d is None else d for d in value.shape], str(value.dtype)))
-    return _native.infer(op, specs, attrs)["out"]
+            shape = tuple([rows if d is None else d for d in value.shape])
+            specs.append((shape, _DTYPE_NAMES.get(value.dtype) or str(value.dtype)))
+    key = op, tuple(specs), repr(attrs)  # as text: 1 and 1.0 are not the same to an op
+    found = _inferred.get(key)
+    if found is None:
+        found = _native.infer(op, specs, attrs)["out"]
+        if len(_inferred) >= _MOST_INFERRED:
+            _inferred.clear()
+        _inferred[key] = found
+    return found
 
 
 def vjp(function: Callable[..., Any], *arrays: Any, **attrs: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import initializers
 from .._fit import Fit
+from .._programs import Programs
 from ..callbacks import Callback
 from ..decay import DECAYED_ROLES
 from ..layers.base import numbered_anew
@@ -109,7 +110,8 @@ class Problem:
         self.augment, self.shuffle, self.callbacks, self.durable = augment, shuffle, callbacks, durable
         self._arrays: tuple[Arrays, Arrays] | None = None
         self._first: list[Any] = []  # the weights of the first model
-        self._paused: dict[str, tuple[Fit, _Watch, int]] = {}  # by the key of their cell, with their bytes
+        self._paused: dict[str, tuple[Fit, _Watch]] = {}  # by the key of their cell
+        self._programs = Programs()
         self.fingerprint = self._fingerprint()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -219,6 +221,8 @@ class Problem:
             run, watch = self._left(outcome.key) or self._begun(cell, folder)
             started(run.model)
             run.advance(until, stop)
+            for step in run.release():
+                self._programs.give(step)
             if run.epoch < cell.epochs and not watch.failure:
                 if self.durable:
                     run.save()
@@ -242,20 +246,19 @@ class Problem:
 
     def _left(self, key: str) -> tuple[Fit, _Watch] | None:
         with _pausing:
-            found = self._paused.pop(key, None)
-        return None if found is None else found[:2]
+            return self._paused.pop(key, None)
 
     def _leave(self, key: str, run: Fit, watch: _Watch) -> None:
         """Keeps a training in memory till it goes on; where that is full, those that were left first go to disk."""
         gone = []
         with _pausing:
-            self._paused[key] = run, watch, run.bytes
-            full = sum(size for _, _, size in self._paused.values()) - _PAUSED_BYTES
-            for other, (first, _, size) in list(self._paused.items()):
+            self._paused[key] = run, watch
+            full = sum(_held(run) for run, _ in self._paused.values()) - _PAUSED_BYTES
+            for other, (first, _) in list(self._paused.items()):
                 if full <= 0:
                     break
                 del self._paused[other]
-                full -= size
+                full -= _held(first)
                 gone.append(first)
         for first in gone:
             if not self.durable:
@@ -273,7 +276,13 @@ class Problem:
         return Fit(model, Part(train, split.train), self.held_out(cell),
                    batch_size=min(self.batch_size, len(split.train)), epochs=cell.epochs, seed=cell.seed,
                    shuffle=self.shuffle, augment=self.augment, callbacks=callbacks, verbose=0,
-                   validation_batch_size=_EVALUATION_BATCH, checkpoint=folder, telemetry=False, save_every=_SAVE_EVERY)
+                   validation_batch_size=_EVALUATION_BATCH, checkpoint=folder, telemetry=False, save_every=_SAVE_EVERY,
+                   make_step=self._programs.take)
+
+
+def _held(run: Fit) -> int:
+    """About the bytes that a training holds while it waits: weights, their gradients and two of a state."""
+    return 4 * sum(p.value.nbytes for p in run.model.parameters)
 
 
 def _source(function: Any) -> str:

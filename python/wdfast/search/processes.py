@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,8 @@ from .local import checked_jobs
 
 _POLL = 0.1  # seconds: how soon Ctrl-C is seen
 _ATTEMPTS = 3  # of a cell whose process dies, for want of memory perhaps
+_TOLD = 2  # cells that a process is told of at a time, so that it need not wait for the next
+
 
 class _Stop:
     """Asks a cell to save and end: the search has ended, or its process has gone."""
@@ -55,31 +58,36 @@ class Processes:
             self._numbers = {cell: number for number, cell in enumerate(cells)}
         numbers = [self._numbers[cell] for cell in cells]
         waiting, attempts = list(range(len(tasks))), [0] * len(tasks)
-        busy: dict[Connection, int] = {}
+        busy: dict[Connection, list[int]] = {}  # what each process was told; it is at the first
         try:
             while waiting or busy:
-                while waiting and len(busy) < self.jobs:
-                    pipe = next((p for p in self._processes if p not in busy), None) or self._start()
+                for pipe in self._ready(busy, waiting):
                     index = self._next(waiting, numbers, pipe)
                     try:
                         pipe.send((numbers[index], *tasks[index][1:]))
-                        busy[pipe] = index
+                        busy.setdefault(pipe, []).append(index)
                     except OSError:  # it died when it had nothing to do
-                        self._lose(pipe)
                         waiting.insert(0, index)
+                        if pipe not in busy:
+                            self._lose(pipe)
                 for pipe in wait(list(busy), timeout=_POLL):
-                    index = busy.pop(pipe)
+                    index = busy[pipe][0]
                     try:
                         outcome = pipe.recv()
                         self._homes[numbers[index]] = pipe
                     except (EOFError, OSError):
                         process = self._lose(pipe)
+                        waiting[:0] = busy.pop(pipe)
                         attempts[index] += 1
                         if attempts[index] < _ATTEMPTS:
-                            waiting.insert(0, index)
                             continue
+                        waiting.remove(index)
                         outcome = Outcome(self.problem.key(cells[index]), failure=(
                             f"its process died {_ATTEMPTS} times, with exit code {process.exitcode}"))
+                    else:
+                        busy[pipe].pop(0)
+                        if not busy[pipe]:
+                            del busy[pipe]
                     yield cells[index], outcome
         except BaseException:  # also where nobody asks for the next outcome
             self.close()
@@ -97,6 +105,17 @@ class Processes:
         pipe.close()
         process.join()
         return process
+
+    def _ready(self, busy: dict[Connection, list[int]], waiting: Sequence[int]) -> Iterator[Connection]:
+        """Who is to be told of a task: those that have none, new ones among them, then those that will soon be done.
+
+        These have the next at hand when they are, as long as there is one for each.
+        """
+        while waiting and len(busy) < self.jobs:
+            yield next((p for p in self._processes if p not in busy), None) or self._start()
+        for pipe, told in list(busy.items()):
+            if len(told) < _TOLD and len(waiting) >= self.jobs:
+                yield pipe
 
     def _next(self, waiting: list[int], numbers: Sequence[int], pipe: Connection) -> int:
         """Takes the task from `waiting` that this process does best: its own, a new one, the last of another's."""
@@ -124,6 +143,7 @@ def _serve(problem: Problem, cells: Sequence[Cell], pipe: Connection, others: Se
     for other in others:  # or the end of the search would not be seen here
         other.close()
     _native.set_num_threads(1)
+    gc.freeze()  # what was there before is not looked through again, nor copied for having been
     try:
         while True:
             number, until, folder = pipe.recv()

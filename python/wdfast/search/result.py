@@ -236,9 +236,10 @@ class Result:
 
 def _rows(search: Search, probe: Any) -> list[Row]:
     """A row per candidate, from its longest trainings; those in `decay.ordered` order, weakest first."""
-    rows = []
-    for candidate in search.order:
-        own = [(cell, outcome) for cell, outcome in search.outcomes.items() if cell.candidate == candidate]
+    rows, cells = [], {candidate: [] for candidate in search.order}
+    for cell, outcome in search.outcomes.items():
+        cells[cell.candidate].append((cell, outcome))
+    for candidate, own in cells.items():
         longest = max(cell.epochs for cell, _ in own)
         own = sorted(((c, o) for c, o in own if c.epochs == longest), key=lambda pair: (pair[0].seed, pair[0].fold))
         done = max((outcome.done for _, outcome in own), default=0)

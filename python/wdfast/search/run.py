@@ -82,11 +82,10 @@ class Search:
             self.store.put(outcome, finished=until == length or bool(outcome.failure))
             self.outcomes[cell] = outcome
             self._report(cell, outcome)
-        means = {}
-        for candidate in candidates:
-            scores = [score(self.outcomes[c], self.metric, until) for c in cells if c.candidate == candidate]
-            means[candidate] = float(np.mean(scores))
-        return means
+        scores: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
+        for cell in cells:
+            scores[cell.candidate].append(score(self.outcomes[cell], self.metric, until))
+        return {candidate: float(np.mean(own)) for candidate, own in scores.items()}
 
     def _check(self, outcome: Outcome) -> None:
         """Raises ValueError for a metric that has a value for each class, of which one has to be named."""

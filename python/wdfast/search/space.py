@@ -27,8 +27,10 @@ class Candidate:
         rate = "" if self.learning_rate is None else f", learning rate {self.learning_rate:g}"
         return f"{self.decay!r}{rate}"
 
-    def __hash__(self) -> int:  # decays by layer are mappings, which have none of their own
-        return hash((repr(self.decay) if isinstance(self.decay, decays.Decay) else None, self.learning_rate))
+    def __hash__(self) -> int:  # decays by layer are mappings, and anchors arrays, which have none of their own
+        numbers = [(term.kind, term.strength) for term in getattr(self.decay, "terms", ())
+                   if isinstance(term.strength, float)]
+        return hash((self.learning_rate, *numbers))
 
 
 def _between(where: str, low: float, high: float, count: int) -> None:

@@ -24,6 +24,7 @@ class Store:
         self.folder = folder
         self._outcomes: dict[str, Outcome] = {}
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._running = None if folder is None else folder / "running"
         if folder is not None:
             self._claim(folder / "search.json", fingerprint, metric)
             (folder / "cells").mkdir(exist_ok=True)
@@ -65,24 +66,18 @@ class Store:
 
     def drop(self, key: str) -> None:
         """Removes the checkpoint of a cell."""
-        running = self._running
-        if running is not None:
-            shutil.rmtree(running / key, ignore_errors=True)
-
-    @property
-    def _running(self) -> Path | None:
-        if self.folder is not None:
-            return self.folder / "running"
-        return None if self._temporary is None else Path(self._temporary.name)
+        if self._running is not None:
+            shutil.rmtree(self._running / key, ignore_errors=True)
 
     def checkpoint(self, key: str, *, needed: bool) -> Path | None:
         """The folder for the state of a cell that is not finished; None where only memory is left to lose."""
         if needed and self._running is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="wdfast-search-")
+            self._running = Path(self._temporary.name)
         return None if self._running is None else self._running / key
 
     def close(self) -> None:
         """Removes what was temporary."""
         if self._temporary is not None:
             self._temporary.cleanup()
-            self._temporary = None
+            self._temporary = self._running = None
