@@ -1,5 +1,6 @@
 #include "window.h"
 
+#include "depthwise.h"
 #include "wdfast/check.h"
 #include "wdfast/lanes.h"
 #include "wdfast/parallel.h"
@@ -79,113 +80,10 @@ void multiply_row(bool pairs, const float* a, int64_t a_stride, int64_t a_group,
     }
 }
 
-// ---- depthwise: one channel in, one out; lanes are channels, and there is no inner sum but the taps ------
-
-struct Reach {  // of a tap
-  int64_t at;   // what it reads, from its pixel
-  int64_t weight;
-};
-
-int64_t reaches_of(const Window& w, const Tap* taps, int64_t n, Image image, Reach* reaches) {
+// The taps as a depthwise line takes them.
+void depthwise_taps(const Window& w, const Tap* taps, int64_t n, DepthwiseTap* to) {
   for (int64_t i = 0; i < n; ++i)
-    reaches[i] = {taps[i].y * image.row + taps[i].x * image.pixel,
-                  (taps[i].ky * w.w.kernel + taps[i].kx) * w.cx};
-  return n;
-}
-
-struct DepthwiseRow {
-  const float* a;
-  int64_t a_stride;
-  const Reach* taps;
-  int64_t n;
-  const float *weights, *bias;
-  float* c;
-  int64_t c_stride, channels;
-  bool relu, add;
-};
-
-// P pixels of a row, all channels: a weight is read once for them.
-template <int P>
-void depthwise_pixels(const DepthwiseRow& r, int64_t pixel) {
-  const float* a = r.a + pixel * r.a_stride;
-  float* c = r.c + pixel * r.c_stride;
-  for_vectors(0, r.channels, [&](int64_t ch, auto lanes) {
-    vf sum[P];
-    const vf start = r.bias ? load(r.bias + ch, lanes) : vf{};
-#pragma GCC unroll 8
-    for (int i = 0; i < P; ++i) sum[i] = start;
-    for (int64_t t = 0; t < r.n; ++t) {
-      const float* x = a + r.taps[t].at + ch;
-      const vf k = load(r.weights + r.taps[t].weight + ch, lanes);
-#pragma GCC unroll 8
-      for (int i = 0; i < P; ++i) sum[i] += load(x + i * r.a_stride, lanes) * k;
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < P; ++i) {
-      float* to = c + i * r.c_stride + ch;
-      vf y = sum[i];
-      if (r.add) y += load(to, lanes);
-      if (r.relu) y = vmax(y, vf{});
-      store(to, y, lanes);
-    }
-  });
-}
-
-void depthwise_row(const DepthwiseRow& r, int64_t pixels) {
-  constexpr void (*kOf[])(const DepthwiseRow&, int64_t) = {depthwise_pixels<1>, depthwise_pixels<2>,
-                                                           depthwise_pixels<3>, depthwise_pixels<4>,
-                                                           depthwise_pixels<5>, depthwise_pixels<6>};
-  constexpr int64_t kMost = sizeof(kOf) / sizeof(*kOf);
-  for (int64_t p = 0; p < pixels;) {
-    const int64_t left = pixels - p, groups = (left + kMost - 1) / kMost;
-    const int64_t take = (left + groups - 1) / groups;  // as even as can be: 7 is 4 and 3
-    kOf[take - 1](r, p);
-    p += take;
-  }
-}
-
-// dw[kx] += Σ over a row of pixels, for N neighbouring taps and one vector of channels.
-template <int N, class Lanes>
-WDFAST_INLINE void depthwise_sums(const float* x, int64_t x_stride, int64_t tap, const float* y,
-                                  int64_t y_stride, int64_t pixels, float* dw, int64_t dw_stride,
-                                  Lanes lanes) {
-  vf even[N] = {}, odd[N] = {};
-  int64_t p = 0;
-  for (; p + 2 <= pixels; p += 2, x += 2 * x_stride, y += 2 * y_stride) {
-    const vf g = load(y, lanes), h = load(y + y_stride, lanes);
-#pragma GCC unroll 4
-    for (int i = 0; i < N; ++i) {
-      even[i] += load(x + i * tap, lanes) * g;
-      odd[i] += load(x + x_stride + i * tap, lanes) * h;
-    }
-  }
-  if (p < pixels) {
-    const vf g = load(y, lanes);
-#pragma GCC unroll 4
-    for (int i = 0; i < N; ++i) even[i] += load(x + i * tap, lanes) * g;
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < N; ++i) store(dw + i * dw_stride, even[i] + odd[i], lanes, true);
-}
-
-void depthwise_weights(const Window& w, Image x, Image y, int64_t first, int64_t end, float* dw) {
-  const int64_t tap = w.w.dilation * x.pixel, stride = w.w.stride * x.pixel;
-  for (int64_t o = first; o < end; ++o)
-    for (int64_t ky = 0; ky < w.h.kernel; ++ky) {
-      const float* a =
-          x.origin + (o * w.h.stride - w.h.before + ky * w.h.dilation) * x.row - w.w.before * x.pixel;
-      const float* b = y.origin + o * y.row;
-      for_vectors(0, w.cx, [&](int64_t ch, auto lanes) {
-        float* to = dw + ky * w.w.kernel * w.cx + ch;
-        const auto sums = [&]<int N>(int64_t kx) {
-          depthwise_sums<N>(a + kx * tap + ch, stride, tap, b + ch, y.pixel, w.w.out, to + kx * w.cx, w.cx,
-                            lanes);
-        };
-        int64_t kx = 0;
-        for (; kx + 3 <= w.w.kernel; kx += 3) sums.template operator()<3>(kx);
-        for (; kx < w.w.kernel; ++kx) sums.template operator()<1>(kx);
-      });
-    }
+    to[i] = {taps[i].y, taps[i].x, (taps[i].ky * w.w.kernel + taps[i].kx) * w.cx};
 }
 
 }  // namespace
@@ -256,19 +154,21 @@ void gather(const Window& w, Image x, const float* packed, const float* bias, bo
             int64_t first, int64_t end) {
   Tap taps[kMaxTaps];
   Run runs[kMaxTaps];
-  Reach reaches[kMaxTaps];
   const int64_t n = gather_taps(w, taps), depth = n * gather_lanes(w);
-  const int64_t n_runs =
-      w.depthwise() ? reaches_of(w, taps, n, x, reaches) : runs_of(taps, n, x, gather_lanes(w), runs);
+  if (w.depthwise()) {
+    DepthwiseTap reaches[kMaxTaps];
+    depthwise_taps(w, taps, n, reaches);
+    depthwise_lines({x, first * w.h.stride - w.h.before, -w.w.before, w.w.stride, reaches, n, packed, bias,
+                     y.origin + first * y.row, y.pixel, w.cx, relu, add},
+                    w.h.stride, y.row, end - first, w.w.out);
+    return;
+  }
+  const int64_t n_runs = runs_of(taps, n, x, gather_lanes(w), runs);
   for (int64_t o = first; o < end; ++o) {
     const float* a = x.origin + (o * w.h.stride - w.h.before) * x.row - w.w.before * x.pixel;
     float* c = y.origin + o * y.row;
-    if (w.depthwise())
-      depthwise_row({a, w.w.stride * x.pixel, reaches, n, packed, bias, c, y.pixel, w.cx, relu, add},
-                    w.w.out);
-    else
-      multiply_row(w.pairs, a, w.w.stride * x.pixel, w.cxg(), runs, n_runs, depth, packed,
-                   depth * padded_columns(w.cyg()), bias, c, y.pixel, w.cyg(), w.groups, w.w.out, relu, add);
+    multiply_row(w.pairs, a, w.w.stride * x.pixel, w.cxg(), runs, n_runs, depth, packed,
+                 depth * padded_columns(w.cyg()), bias, c, y.pixel, w.cyg(), w.groups, w.w.out, relu, add);
   }
 }
 
@@ -279,24 +179,27 @@ void adjoint(const Window& w, Image y, const float* packed, const float* bias, b
     for (int64_t rx = 0; rx < w.w.stride; ++rx) {
       Tap taps[kMaxTaps];
       Run runs[kMaxTaps];
-      Reach reaches[kMaxTaps];
+      DepthwiseTap reaches[kMaxTaps];
       const int64_t n = adjoint_taps(w, ry, rx, taps), depth = n * adjoint_lanes(w);
-      const int64_t n_runs =
-          w.depthwise() ? reaches_of(w, taps, n, y, reaches) : runs_of(taps, n, y, adjoint_lanes(w), runs);
+      const int64_t n_runs = w.depthwise() ? 0 : runs_of(taps, n, y, adjoint_lanes(w), runs);
+      if (w.depthwise()) depthwise_taps(w, taps, n, reaches);
       const int64_t column = mod(rx - w.w.before, w.w.stride);  // the first one of this phase
       const int64_t pixels = column < w.w.in ? (w.w.in - column + w.w.stride - 1) / w.w.stride : 0;
-      for (int64_t i = first + mod(ry - w.h.before - first, w.h.stride); i < end && pixels; i += w.h.stride) {
-        const float* a = y.origin + (i + w.h.before - ry) / w.h.stride * y.row +
-                         (column + w.w.before - rx) / w.w.stride * y.pixel;
-        float* c = x.origin + i * x.row + column * x.pixel;
-        if (w.depthwise())
-          depthwise_row({a, y.pixel, reaches, n, packed, bias, c, w.w.stride * x.pixel, w.cx, relu, add},
-                        pixels);
-        else
-          multiply_row(w.pairs, a, y.pixel, w.cyg(), runs, n_runs, depth, packed, depth * width, bias, c,
-                       w.w.stride * x.pixel, w.cxg(), w.groups, pixels, relu, add);
+      const int64_t from = first + mod(ry - w.h.before - first, w.h.stride);
+      const int64_t at = (column + w.w.before - rx) / w.w.stride;
+      if (w.depthwise()) {
+        if (from < end && pixels)
+          depthwise_lines({y, (from + w.h.before - ry) / w.h.stride, at, 1, reaches, n, packed, bias,
+                           x.origin + from * x.row + column * x.pixel, w.w.stride * x.pixel, w.cx, relu, add},
+                          1, w.h.stride * x.row, ceil_div(end - from, w.h.stride), pixels);
+        continue;
       }
-      if (!w.depthwise()) packed += depth * width * w.groups;
+      for (int64_t i = from; i < end && pixels; i += w.h.stride)
+        multiply_row(w.pairs, y.origin + (i + w.h.before - ry) / w.h.stride * y.row + at * y.pixel, y.pixel,
+                     w.cyg(), runs, n_runs, depth, packed, depth * width, bias,
+                     x.origin + i * x.row + column * x.pixel, w.w.stride * x.pixel, w.cxg(), w.groups, pixels,
+                     relu, add);
+      packed += depth * width * w.groups;
     }
 }
 

@@ -31,15 +31,17 @@ struct Window {
   WDFAST_INLINE bool depthwise() const { return groups == cx && groups == cy && groups > 1; }
 };
 
+struct Range {
+  int64_t first, end;
+};
+constexpr Range kEverywhere = {-(int64_t{1} << 40), int64_t{1} << 40};
+
 // `origin` is where cell (0, 0) lies; cells outside the image may exist around it (zeros of a halo).
 struct Image {
   float* origin;
-  int64_t row;    // floats, or lanes, from one row to the next
-  int64_t pixel;  // … from one pixel to the next
-};
-
-struct Range {
-  int64_t first, end;
+  int64_t row;                                      // floats, or lanes, from one row to the next
+  int64_t pixel;                                    // … from one pixel to the next
+  Range rows = kEverywhere, columns = kEverywhere;  // that exist: depthwise windows take the others for zero
 };
 
 int64_t packed_gather_floats(const Window& w);
@@ -47,7 +49,8 @@ int64_t packed_adjoint_floats(const Window& w);
 void pack_gather(const Window& w, const float* weights, float* packed);  // in parallel
 void pack_adjoint(const Window& w, const float* weights, float* packed);
 
-// Rows [first, end) of Y from X, whose needed cells all exist. bias may be null (it is for whole pixels).
+// Rows [first, end) of Y from X, whose needed cells all exist, but for depthwise windows. bias may be null
+// (it is for whole pixels).
 void gather(const Window& w, Image x, const float* packed, const float* bias, bool relu, bool add, Image y,
             int64_t first, int64_t end);
 // Rows [first, end) of X from Y, with zeros where Y ends (see `adjoint_halo`).

@@ -185,16 +185,19 @@ void infer(Infer& io) {
 
 // ---- forward ------------------------------------------------------------------------------------------
 
-Image image_of(const Window& w, float* x) { return {x, w.w.in * w.cx, w.cx}; }
+Image image_of(const Window& w, float* x) { return {x, w.w.in * w.cx, w.cx, {0, w.h.in}, {0, w.w.in}}; }
+Image z_of(const Window& w, float* z) { return {z, w.w.out * w.cy, w.cy, {0, w.h.out}, {0, w.w.out}}; }
 
 // An image whose needed cells all exist: x itself, or a copy of some rows with zeros around it.
 Image readable(const Plan& p, float* x, Range rows, float* to) {
   const Window& w = p.window;
-  if (!padded(w)) return image_of(w, x);
+  if (!padded(w) || w.depthwise()) return image_of(w, x);
   return copy_with_halo(to, x, w.h.in, w.w.in, w.cx, rows, read_columns(w));
 }
 int64_t readable_floats(const Plan& p, Range rows) {
-  return padded(p.window) ? whole_lines(cells_of(rows, read_columns(p.window)) * p.window.cx) : 0;
+  return padded(p.window) && !p.window.depthwise()
+             ? whole_lines(cells_of(rows, read_columns(p.window)) * p.window.cx)
+             : 0;
 }
 
 // Rows [first, end) of z = x ∗ w + b.
@@ -324,8 +327,9 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
   if (own.first == own.end && !dx) return;
   const Range x_rows = gather_range(w.h, own.first, own.end);
   const int64_t x_floats = dw && !p.winograd_dw ? readable_floats(p, x_rows) : 0;
-  // Winograd's transforms take dy as it is, if nothing comes between.
-  const bool as_it_is = A == Activation::linear && !p.pool.given && p.winograd && (p.winograd_dw || !dw);
+  // Winograd's transforms and depthwise windows take dy as it is, if nothing comes between.
+  const bool as_it_is =
+      A == Activation::linear && !p.pool.given && (w.depthwise() || (p.winograd && (p.winograd_dw || !dw)));
   if (as_it_is) rows = {0, w.h.out}, columns = {0, w.w.out};
   const int64_t z_floats = as_it_is ? 0 : whole_lines(cells_of(rows, columns) * w.cy + 2 * kLanes);
   const int64_t tiles_floats = tile_floats(p) + whole_lines(weights_scratch_floats(w));
@@ -337,7 +341,7 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
   const uint8_t* bytes = static_cast<const uint8_t*>(call.saved);
   float* dy = call.f32_d_out() + y_at;
   const Image dz =
-      as_it_is ? Image{dy, w.w.out * w.cy, w.cy}
+      as_it_is ? z_of(w, dy)
                : expand_gradient<A>(w, p.pool, p.activation.alpha, dy, call.f32_out() + y_at,
                                     bytes ? bytes + y_at : nullptr, rows, columns, scratch + x_floats);
   if (dw && own.first < own.end) {
@@ -355,7 +359,7 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
   if (db) add_bias_gradient(w, dz, own, partial + partial_weights(p));
   if (!dx) return;
   const float* packed = static_cast<float*>(call.scratch);
-  const Image target = {dx + x_at, w.w.in * w.cx, w.cx};
+  const Image target = image_of(w, dx + x_at);
   if (p.winograd)
     winograd_gather(adjoint_rows(p, band, rows, columns), dz, packed, nullptr, false, call.accumulate & 1,
                     target, tiles);
@@ -508,7 +512,7 @@ void backward_batched(const Plan& p, const Call& call) {
     });
     dz = masked;
   });
-  const Image gradient = {dz, w.w.out * w.cy, w.cy};
+  const Image gradient = z_of(w, dz);
   if (dw) {
     winograd_weights(forward, image_of(w, call.f32_in(0)), gradient, u, scratch);
     winograd_filter_gradient(u, w.cx, w.cy, p.winograd, dw, call.accumulate >> 1 & 1);
