@@ -182,26 +182,25 @@ class Predictor(PredictorBase):
 
 
 class _Passes:
-    """Forward, then backward to the data, the weights or both, in one native Program."""
+    """Forward, then backward to the data, the weights or both, in one native Program that reads x and dy where they
+    lie, as an op in the middle of a network does."""
 
     def __init__(self, network: Network, x: np.ndarray, dy: np.ndarray, trained: list[Any], data: bool) -> None:
         program = GraphProgram(len(x), training=True, trained=trained)
         self.native = program.native
-        source = program.feed(network.input, needs_grad=data)
-        self.fed = {source: x}
+        self.dx = np.zeros_like(x) if data else None
+        program.assign(network.input, self.native.bind(x, self.dx))
         if network.labels is not None:
-            self.fed[program.feed(network.labels)] = np.arange(len(x), dtype=np.int32) % x.shape[-1]
+            labels = np.arange(len(x), dtype=np.int32) % x.shape[-1]
+            program.assign(network.labels, self.native.bind(labels))
         (self.y,) = program.emit([network.output])
-        seed = self.native.feed(*self.native.spec(self.y))
-        self.native.differentiate([(self.y, seed)])
-        self.dx = self.native.grad_of(source) if data else -1
-        self.native.compile([self.y] + [self.dx] * data)
-        self.dy = {seed: dy}
+        self.native.differentiate([(self.y, self.native.bind(dy))])
+        self.native.compile([self.y])
 
     def seconds(self, part: int, passes: int, threads: int) -> float:
         """Of `passes` runs; part 0 is forward, 1 backward of the last forward."""
         begin = time.perf_counter()
-        self.native.run(passes, self.dy if part else self.fed, {}, part=part, threads=threads)
+        self.native.run(passes, {}, {}, part=part, threads=threads)
         return time.perf_counter() - begin
 
 
@@ -228,7 +227,7 @@ class Block(BlockBase):
         for part in (0, 1):
             for program in self.programs:
                 program.seconds(part, 1, self.threads)
-        gradients = [program.native.read(program.dx) for program in self.programs if program.dx >= 0]
+        gradients = [program.dx.copy() for program in self.programs if program.dx is not None]
         return self.programs[0].native.read(self.programs[0].y), gradients + [p.grad.copy() for p in self.parameters]
 
 

@@ -3,9 +3,11 @@
 namespace WDFAST_NS {
 namespace {
 
-constexpr int64_t kPackRows = 32;     // of A from which packing B pays
-constexpr int64_t kRowsInBlock = 48;  // of A that meet all panels of a block: 48 KB of an L2
-constexpr int64_t kFewPixels = 8;     // of which packing would cost as much as their products
+constexpr int64_t kPackRows = 32;         // of A from which packing B pays
+constexpr int64_t kRowsInBlock = 48;      // of A that meet all panels of a block: 48 KB of an L2
+constexpr int64_t kInPlace = 4 * kPanel;  // columns up to which packing A costs more than it saves
+constexpr int64_t kSharedSets = 256;      // floats: rows so far apart share a fourth of the sets, or fewer
+constexpr int64_t kFewPixels = 8;         // of which packing would cost as much as their products
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -73,6 +75,8 @@ void outer_long(const Outer& o, float* scratch) {
     }
     return;
   }
+  // A: for many panels, or where its pixels share sets of the L1.
+  const bool packs = o.columns > kInPlace || (o.a_stride % kSharedSets == 0 && o.columns > kPanel);
   float *packed_a = scratch, *packed_b = scratch + kOuterPixels * kOuterRows + kLanes;
   const int64_t pixels = least(o.pixels, kOuterPixels), rows = kOuterPixels / pixels;
   for (int64_t y = 0; y < o.rows; y += rows)
@@ -102,7 +106,7 @@ void outer_long(const Outer& o, float* scratch) {
             part.a = a;
             part.c = o.c + k * o.c_stride + first + at;
             part.columns = panel_columns(columns, at / kPanel);
-            if (columns > kPanel) {
+            if (packs) {
               if (at == 0 || part.columns < kPanel) pack_tiles(packed_a, part);  // whose tiles are others
               part.a = packed_a, part.tiled = true;
             }

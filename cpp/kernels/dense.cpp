@@ -251,6 +251,19 @@ void slope_rows(const Plan& p, const float* dy, const float* y, float* dz) {
   });
 }
 
+// Blocks of dw: a batch of many rows is in parts itself. Nearly square, for the sum of both sides is packed.
+Tasks gradient_blocks(const Plan& p) {
+  const int64_t cells = ceil_div(p.in * p.out, p.m_chunks > 1 ? 1 : kTasks);
+  int64_t side = kTileRows;
+  while (side < kOuterRows && side * side < cells) side += kTileRows;
+  const auto even = [](int64_t n, int64_t most, int64_t unit) {
+    return round_up(ceil_div(n, clamp(ceil_div(n, most), 1, n + 1)), unit);
+  };
+  const int64_t rows = clamp(even(p.in, side, kTileRows), 1, kOuterRows);
+  const int64_t width = even(p.out, clamp(cells / rows, kPanel, kOuterColumns), kPanel);
+  return {clamp(p.in, 1, p.in + 1), p.out, rows, clamp(width, 1, width + 1)};
+}
+
 struct WeightGradient {  // a block of rows of dw, and with the first of them db, for each task
   const Plan& p;
   const float *xf, *zf;  // the factors of dw, in lanes of m
@@ -259,20 +272,15 @@ struct WeightGradient {  // a block of rows of dw, and with the first of them db
   int64_t dz_stride;
   float *dw, *db, *partial;
   bool add_w, add_b;
+  Tasks blocks;
 
-  int64_t rows() const {
-    const int64_t even = p.m_chunks > 1 ? 1 : ceil_div(kTasks, parts()), fit = ceil_div(p.in, kOuterRows);
-    return round_up(ceil_div(p.in, even > fit ? even : fit), kTileRows);
-  }
-  int64_t blocks() const { return p.in ? ceil_div(p.in, rows()) : 1; }
-  int64_t parts() const { return ceil_div(p.out, kOuterColumns); }
-  int64_t tasks() const { return dw || db ? p.m_chunks * blocks() * parts() : 0; }
+  int64_t tasks() const { return dw || db ? p.m_chunks * blocks.count() : 0; }
   void run(int64_t t) const {
     const bool split = p.m_chunks > 1;
     const int64_t chunk_rows = round_up((p.m + p.m_chunks - 1) / p.m_chunks, 2),
                   partial_size = (p.in + 1) * p.out;
-    const int64_t first = t % parts() * kOuterColumns, columns = clamp(p.out - first, 0, kOuterColumns);
-    const int64_t k = t / parts() % blocks() * rows(), chunk = t / parts() / blocks();
+    const Part part = blocks.part(t % blocks.count());
+    const int64_t first = part.column, columns = part.columns, k = part.row, chunk = t / blocks.count();
     const int64_t m0 = chunk * chunk_rows, m1 = m0 + chunk_rows < p.m ? m0 + chunk_rows : p.m;
     float* to_w = split ? partial + chunk * partial_size : dw;
     float* to_b = split ? to_w + p.in * p.out : db;
@@ -287,7 +295,7 @@ struct WeightGradient {  // a block of rows of dw, and with the first of them db
                   .rows = 1,
                   .c = to_w + k * p.out + first,
                   .c_stride = p.out,
-                  .k = clamp(p.in - k, 0, rows()),
+                  .k = part.rows,
                   .columns = columns,
                   .add = !split && add_w,
                   .pairs = p.pairs},
@@ -411,7 +419,8 @@ void backward(const Call& call) {
     rounded = to, rounded_stride = lane_count(p.out, true);
   }
   const bool add[] = {(call.accumulate & 1) != 0, (call.accumulate & 2) != 0, (call.accumulate & 4) != 0};
-  const WeightGradient weights = {p, xf, zf, xf_stride, gradient, stride, dw, db, partial, add[1], add[2]};
+  const WeightGradient weights = {p,  xf, zf,      xf_stride, gradient, stride,
+                                  dw, db, partial, add[1],    add[2],   gradient_blocks(p)};
   float* zt = factors + pair_lanes(p);
   if (dx && few_rows(p)) pack_transposed(zt, gradient, stride, p.out, p.m, p.pairs);
   const InputGradient inputs = {p, w, rounded, rounded_stride, zt, dx, add[0]};

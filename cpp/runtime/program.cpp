@@ -1,5 +1,6 @@
 #include "program.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
@@ -129,6 +130,13 @@ int Program::grad_tensor(int value) {  // aliases share their root's gradient
   return root(value).grad;
 }
 
+bool Program::is_read(int value) const {
+  for (const Entry& entry : entries_)
+    for (int input : entry.in)
+      if (input >= 0 && at(input).root == at(value).root) return true;
+  return false;
+}
+
 int Program::grad_of(int tensor) const { return at(at(tensor).root).grad; }
 
 std::vector<int> Program::differentiate(const std::vector<std::pair<int, int>>& seeds, bool accumulate) {
@@ -142,6 +150,11 @@ std::vector<int> Program::differentiate(const std::vector<std::pair<int, int>>& 
 
   for (const auto& [value, seed] : seeds) {
     if (!at(value).needs_grad) continue;
+    // Nothing else is added to the gradient of what no op reads and no other seed is for: it can be the seed.
+    const auto same = [&](const auto& other) { return at(other.first).root == at(value).root; };
+    if (seed >= 0 && at(seed).kind != Kind::temporary && at(value).root == value && root(value).grad < 0 &&
+        !is_read(value) && std::count_if(seeds.begin(), seeds.end(), same) == 1)
+      root(value).grad = seed;
     const int g = grad_tensor(value);
     char& done = written[static_cast<size_t>(at(value).root)];
     int source = seed;

@@ -90,6 +90,7 @@ class Program {
   Tensor& at(int tensor) { return const_cast<Tensor&>(std::as_const(*this).at(tensor)); }
   Tensor& root(int tensor) { return at(at(tensor).root); }
   int grad_tensor(int value);
+  bool is_read(int value) const;
   Entry& append(Pass pass);
   void append_backward(const Entry& forward, std::vector<char>& written);
   template <class Visit>
