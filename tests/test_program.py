@@ -132,6 +132,28 @@ def test_value_used_several_times(uses: int) -> None:
     assert_same_bits(program.read(g), expected, f"{uses} uses")
 
 
+@pytest.mark.parametrize("read", [False, True])
+def test_a_seed_is_the_gradient_unless_more_is_added_to_it(read: bool) -> None:
+    program = _native.Program(True)
+    value, dy = normal(0), normal(1)
+    x = program.feed(SHAPE, needs_grad=True)
+    y = activation(program, x, "tanh")
+    outputs, given = [y], dy.copy()
+    seed = program.bind(given)
+    seeds = [(y, seed)]
+    if read:
+        outputs.append(activation(program, y, "sigmoid"))
+        seeds.append((outputs[1], program.bind(dy)))
+    program.differentiate(seeds)
+    assert (program.grad_of(y) == seed) is not read
+    program.compile([*outputs, program.grad_of(x)])
+    for _ in range(2):
+        program.run(1, {x: value[None]}, {})
+        expected = gradient(value, dy, "tanh") + (gradient(value, dy, "tanh", "sigmoid") if read else 0)
+        np.testing.assert_allclose(program.read(program.grad_of(x)), expected, rtol=1e-5, atol=1e-6)
+        assert_same_bits(given, dy, "the seed")
+
+
 def test_seed_of_ones_and_a_value_seeded_twice() -> None:
     program = _native.Program()
     x = program.feed(SHAPE, needs_grad=True)

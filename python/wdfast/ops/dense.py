@@ -18,7 +18,8 @@ def dense(x: Array, w: Array, b: Array | None = None, activation: str = "linear"
           precision: str = "highest") -> Array:
     """A fully connected layer on the last axis: y = f(x·w + b).
 
-    x (…, in), w (in, out), b (out,) or None; float32. Returns (…, out). `activation` as in `ops.activation`.
+    x (…, in), w (in, out), or (1, 1, in, out) as of a 1 × 1 convolution, b (out,) or None; float32. Returns (…, out).
+    `activation` as in `ops.activation`.
     precision: of the products, and of those of the gradients, as in `Model.compile`.
     Raises ValueError, naming the argument, where shapes do not fit.
 
@@ -54,6 +55,9 @@ CASES = [
     Case("dense", {"x": (1, 8203), "w": (8203, 33), "b": (33,)}, {"activation": "relu"}, terms=8203),
     Case("dense", {"x": (5, 8201), "w": (8201, 17), "b": None}, {}, terms=8201),
     Case("dense", {"x": (5000, 5), "w": (5, 3), "b": (3,)}, {}, terms=5000),
+    Case("dense", {"x": (150, 520), "w": (520, 300), "b": (300,)}, {"activation": "relu"}, terms=520),
+    Case("dense", {"x": (4100, 256), "w": (256, 40), "b": None}, {}, terms=4100),
+    Case("dense", {"x": (2, 3, 5, 7), "w": (1, 1, 7, 9), "b": (9,)}, {"activation": "tanh"}, terms=30),
 ] + [
     Case("dense", {"x": (m, i), "w": (i, o), "b": (o,)}, {"activation": name, "precision": "medium"}, terms=i)
     for m, i, o, name in [
