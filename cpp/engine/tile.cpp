@@ -197,9 +197,8 @@ void pack_tiles(float* to, const Outer& o) {
             const float* from = a + i * o.a_stride + at + j;
             const int64_t left = size - j < kLanes ? size - j : kLanes;
             const vf v = at + j + kLanes <= o.k ? load(from) : load_partial(from, left);
-            // What is stored beyond is overwritten by the next pixel; the last one's would be the next
-            // tile's.
-            if (done + i + 1 < all)
+            // What is stored beyond belongs to pixels that come later, but at the end to the next tile.
+            if ((all - done - i) * size - j >= kLanes)
               store(next + j, v);
             else
               store_partial(next + j, v, left);
