@@ -179,11 +179,18 @@ def tables(kept: figures.Kept) -> dict[str, str | Table]:
     return shown
 
 
+def _run(file: dict[str, Any]) -> str:
+    """Where and when a file's rows were measured."""
+    machine, row = file["machine"], file["rows"][0]
+    when = f", {str(machine['time'])[:10]}" if machine.get("time") else ""
+    return f"{row['isa']}: {row['threads']} threads of {machine.get('cpu', 'an unknown machine')}{when}"
+
+
 def readme_part(kept: figures.Kept) -> str:
     """The table of step ratios in Markdown."""
     rows = figures.steps(kept)
     peers = [name for name in figures.COLOURS if any(name in right_peers(row) for row in rows)]
-    versions, machine = _versions({"step": kept["step"]}), kept["step"]["machine"]
+    versions = _versions({"step": kept["step"]})
     heads = [f"{name} {versions.get(name, '')}".rstrip() for name in peers]
     lines = [f"| net, batch | precision, ISA | wdfast | {' | '.join(heads)} | ratio | of the limit |",
              "|---" * (len(peers) + 5) + "|"]
@@ -194,10 +201,9 @@ def readme_part(kept: figures.Kept) -> str:
             share = f"{100 * row['limit_ms'] / row['ms']:.0f} %"
             lines.append(f"| `{row['net']}` b{row['batch']} | {row['precision']}, {row['isa']} | "
                          f"**{number(row['ms'])} ms** | {' | '.join(cells)} | {ratio} | {share} |")
-    when = f", {str(machine['time'])[:10]}" if machine.get("time") else ""
-    about = (f"{rows[0]['threads']} threads of {machine.get('cpu', 'an unknown machine')}{when}; "
-             "written by `wdfast bench report --readme README.md`.")
-    return "\n".join([*lines, "", about])
+    runs = [file for file in kept.values() if file["command"] == "step" and file["rows"]]
+    about = "; ".join(dict.fromkeys(_run(file) for file in runs))
+    return "\n".join([*lines, "", f"{about}; written by `wdfast bench report --readme README.md`."])
 
 
 def write_readme(path: Path, part: str) -> None:
