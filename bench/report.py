@@ -221,9 +221,11 @@ def write_readme(path: Path, part: str) -> None:
 
 def write(output: Path, kept: figures.Kept) -> list[Path]:
     """Writes report.html, report.png and ratios.png; returns their paths."""
-    machine = next(iter(kept.values()))["machine"]
-    when = f", {machine['time']}" if machine.get("time") else ""
-    title = f"wdfast {machine.get('wdfast', '')} on {machine.get('cpu', 'an unknown machine')}{when}"
+    machines = [file["machine"] for file in kept.values()]
+    where = " and ".join(sorted({m.get("cpu", "an unknown machine") for m in machines}))
+    times = sorted(str(m["time"])[:10] for m in machines if m.get("time"))
+    when = ", " + " to ".join(dict.fromkeys([times[0], times[-1]])) if times else ""
+    title = f"wdfast {machines[0].get('wdfast', '')} on {where}{when}"
     paths = write_page(output, figures.draw(kept, title), title="wdfast bench", tables=tables(kept),
                        alt="ratios, roofline, waterfalls, scaling")
     if figures.steps(kept):
