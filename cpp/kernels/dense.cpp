@@ -4,6 +4,8 @@
 // gradient of x packs w transposed one panel at a time, in cache. A long inner sum (a flattened image) is cut
 // into fixed chunks, so that w is streamed once, in the order of its memory, whatever the number of threads.
 // With bfloat16 products x and dz are rounded once, and w as its panels are packed.
+#include <cmath>
+
 #include "../engine/product.h"
 #include "wdfast/activation.h"
 #include "wdfast/parallel.h"
@@ -20,6 +22,7 @@ constexpr int64_t kChunks = 16;
 constexpr int64_t kTaskFlops = 1 << 19;  // a task below this (about 4 µs) is not worth a thread's wake-up
 constexpr int64_t kTasks = 24;           // enough for 16 threads, as even as tasks for 2 need to be
 constexpr int64_t kTileRows = 6;         // of the register tiles
+constexpr int64_t kMostRows = 1020;      // of a task
 constexpr int64_t kFewRows = kPanel;     // of x up to which its gradient may be made transposed
 constexpr int64_t kPairRows = 16;        // of x from which bfloat16 products pay for packing w
 constexpr int64_t kSingleRows = 4;       // of x up to which a long sum reads w unpacked
@@ -89,7 +92,7 @@ struct Part {
 };
 
 // A product of m × columns, sums of `depth` terms, in parts that are worth a thread's wake-up and enough for
-// 16 threads: blocks of rows, of columns first if the rows are many or the columns few.
+// 16 threads: blocks of rows, of columns first.
 struct Tasks {
   int64_t m, columns, rows, width;
   int64_t parts() const { return ceil_div(columns, width); }
@@ -100,10 +103,30 @@ struct Tasks {
   }
 };
 
-Tasks tasks_of(int64_t m, int64_t depth, int64_t columns) {
-  const int64_t width = clamp(columns, 1, kBlockColumns), parts = ceil_div(columns, width);
-  const int64_t worth = ceil_div(kTaskFlops, 2 * depth * width + 1), even = ceil_div(m * parts, kTasks);
-  return {m, columns, round_up(clamp(even, worth, worth > 1024 ? worth : 1024), kTileRows), width};
+// Of n in parts of at most about `most`: the length of one, in whole units.
+int64_t even_parts(int64_t n, int64_t most, int64_t unit) {
+  return round_up(ceil_div(n, clamp(ceil_div(n, most), 1, n + 1)), unit);
+}
+
+// Both the parts and their number grow with the work.
+int64_t wanted_tasks(const Plan& p) {
+  const double flops =
+      2.0 * static_cast<double>(p.m) * static_cast<double>(p.in) * static_cast<double>(p.out);
+  const int64_t wanted = static_cast<int64_t>(std::sqrt(flops / static_cast<double>(kTaskFlops)));
+  return clamp(wanted, 1, kTasks);
+}
+
+// Twice as many rows as columns: a part packs its columns of B, and only reads its rows of A.
+Tasks tasks_of(const Plan& p, int64_t columns) {
+  const int64_t wanted = wanted_tasks(p);
+  Tasks tasks = {p.m, columns, even_parts(p.m, kMostRows, kTileRows), clamp(columns, 1, kBlockColumns)};
+  while (2 * tasks.count() <= wanted && (tasks.width > kPanel || tasks.rows > kTileRows)) {
+    if (tasks.width > kPanel && tasks.rows <= 2 * tasks.width)
+      tasks.width = even_parts(tasks.width, tasks.width / 2, kPanel);
+    else
+      tasks.rows = even_parts(tasks.rows, tasks.rows / 2, kTileRows);
+  }
+  return tasks;
 }
 
 // Rows of `columns` floats, rounded to bfloat16, in parallel.
@@ -162,7 +185,7 @@ void forward(const Call& call) {
   }
 
   if (p.k_chunks == 1) {
-    const Tasks tasks = tasks_of(p.m, p.in, p.out);
+    const Tasks tasks = tasks_of(p, p.out);
     parallel_for(tasks.count(), [&](int64_t task) {
       const Part part = tasks.part(task);
       multiply_matrix({.a = x + part.row * x_stride,
@@ -253,14 +276,11 @@ void slope_rows(const Plan& p, const float* dy, const float* y, float* dz) {
 
 // Blocks of dw: a batch of many rows is in parts itself. Nearly square, for the sum of both sides is packed.
 Tasks gradient_blocks(const Plan& p) {
-  const int64_t cells = ceil_div(p.in * p.out, p.m_chunks > 1 ? 1 : kTasks);
+  const int64_t cells = ceil_div(p.in * p.out, p.m_chunks > 1 ? 1 : wanted_tasks(p));
   int64_t side = kTileRows;
   while (side < kOuterRows && side * side < cells) side += kTileRows;
-  const auto even = [](int64_t n, int64_t most, int64_t unit) {
-    return round_up(ceil_div(n, clamp(ceil_div(n, most), 1, n + 1)), unit);
-  };
-  const int64_t rows = clamp(even(p.in, side, kTileRows), 1, kOuterRows);
-  const int64_t width = even(p.out, clamp(cells / rows, kPanel, kOuterColumns), kPanel);
+  const int64_t rows = clamp(even_parts(p.in, side, kTileRows), 1, kOuterRows);
+  const int64_t width = even_parts(p.out, clamp(cells / rows, kPanel, kOuterColumns), kPanel);
   return {clamp(p.in, 1, p.in + 1), p.out, rows, clamp(width, 1, width + 1)};
 }
 
@@ -339,7 +359,7 @@ struct InputGradient {
 
   int64_t tasks() const {
     if (!dx || !p.in) return 0;
-    return few_rows(p) ? ceil_div(p.in, kInBlock) : tasks_of(p.m, p.out, p.in).count();
+    return few_rows(p) ? ceil_div(p.in, kInBlock) : tasks_of(p, p.in).count();
   }
   void run_few(int64_t t) const {
     const int64_t first = t * kInBlock, columns = clamp(p.in - first, 0, kInBlock),
@@ -376,7 +396,7 @@ struct InputGradient {
   }
   void run(int64_t t) const {
     if (few_rows(p)) return run_few(t);
-    const Part part = tasks_of(p.m, p.out, p.in).part(t);
+    const Part part = tasks_of(p, p.in).part(t);
     multiply_matrix({.a = dz + part.row * dz_stride,
                      .a_stride = dz_stride,
                      .b = w + part.column * p.out,
