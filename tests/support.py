@@ -187,8 +187,9 @@ def forward_tolerance(case: ops.Case, inputs: dict[str, Any], expected: np.ndarr
     Without a sum (`terms` 1) the magnitude is the value's own, plus 1 (or the largest value, if that is less)
     where an absolute error of intermediate results remains, as in gelu below zero. With a sum of n terms it
     is √n · max|y|, the random walk of n roundings, but at least the same sum of absolute values, for sums
-    that cancel. With products of bfloat16, which an op may round or not, it is `BFLOAT16_WALK`: the activations
-    are no steeper than 1.
+    that cancel, and at least the largest sum before an activation, which hides its size where it saturates but
+    passes its error on where its slope is 1. With products of bfloat16, which an op may round or not, it is
+    `BFLOAT16_WALK`: the activations are no steeper than 1.
     """
     if case.attrs.get("precision") == "medium":
         return BFLOAT16_WALK * products_walk(case, inputs)
@@ -196,6 +197,9 @@ def forward_tolerance(case: ops.Case, inputs: dict[str, Any], expected: np.ndarr
     if case.terms <= 1:
         return EPS32 * ROUNDINGS * (np.abs(np.nan_to_num(expected, posinf=0, neginf=0)) + min(1.0, largest))
     magnitude = np.sqrt(case.terms) * largest
+    if case.attrs.get("activation", "linear") != "linear":
+        sums = as_tuple(reference(case._replace(attrs=case.attrs | {"activation": "linear"}), inputs))[index]
+        magnitude = max(magnitude, float(np.max(np.abs(sums), initial=0.0)))
     positive = map_arrays(inputs, lambda a: np.abs(a) if a.dtype == np.float32 else a)
     with np.errstate(all="ignore"):
         bound = as_tuple(reference(case, positive))[index]
