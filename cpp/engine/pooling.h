@@ -17,28 +17,31 @@ struct Pooling {
   Axis h, w;
 };
 
-// One row of y: the maximum of each window of `z`, then the activation, and the byte of the winner.
-template <Activation A>
+// One row of y: the maximum of each window of `z`, then the activation, and the byte of the winner. Rows,
+// Columns: the window's size if known at compile time, else 0.
+template <Activation A, int Rows = 0, int Columns = 0>
 static void pool_row(const Pooling& pool, float alpha, int64_t channels, Image z, int64_t row, float* y,
                      uint8_t* byte) {
+  if (Rows == 0 && pool.h.kernel == 2 && pool.w.kernel == 2)
+    return pool_row<A, 2, 2>(pool, alpha, channels, z, row, y, byte);
+  const int64_t rows = Rows ? Rows : pool.h.kernel, columns = Columns ? Columns : pool.w.kernel;
   for (int64_t column = 0; column < pool.w.out; ++column) {
     const float* corner = z.origin + row * pool.h.stride * z.row + column * pool.w.stride * z.pixel;
-    for (int64_t ch = 0; ch < channels; ch += kLanes) {
-      const int64_t left = channels - ch < kLanes ? channels - ch : kLanes;
-      vf best = load_partial(corner + ch, left);
+    for_vectors(0, channels, [&](int64_t ch, auto lanes) {
+      vf best = load(corner + ch, lanes);
       vi winner = {};
-      for (int64_t a = 0, cell = 0; a < pool.h.kernel; ++a)
-        for (int64_t b = 0; b < pool.w.kernel; ++b, ++cell) {
-          const vf value = load_partial(corner + a * z.row + b * z.pixel + ch, left);
+      for (int64_t a = 0, cell = 0; a < rows; ++a)
+        for (int64_t b = 0; b < columns; ++b, ++cell) {
+          const vf value = load(corner + a * z.row + b * z.pixel + ch, lanes);
           const vi better = (value > best) | (value != value);  // a NaN wins, and is seen
           best = select(better, value, best);
           winner = better ? broadcast(static_cast<int32_t>(cell)) : winner;
         }
       if (A == Activation::relu) winner |= (best > 0.0f) ? vi{} : broadcast(int32_t{kDead});
       const int64_t at = column * channels + ch;
-      store_partial(y + at, activate<A>(best, alpha), left);
-      store_bytes(byte + at, winner, left);
-    }
+      store(y + at, activate<A>(best, alpha), lanes);
+      store_bytes(byte + at, winner, lanes);
+    });
   }
 }
 
@@ -80,23 +83,20 @@ static Image expand_gradient(const Window& w, const Pooling& pool, float alpha, 
     for (int64_t column = 0; column < pool.w.out; ++column) {
       const int64_t at = (row * pool.w.out + column) * channels;
       float* corner = dz.origin + row * pool.h.stride * dz.row + column * pool.w.stride * channels;
-      for (int64_t ch = 0; ch < channels; ch += kLanes) {
-        const int64_t left = channels - ch < kLanes ? channels - ch : kLanes;
-        const vi winner = load_bytes(byte + at + ch, left);
-        vf g = load_partial(dy + at + ch, left);
+      for_vectors(0, channels, [&](int64_t ch, auto lanes) {
+        const vi winner = load_bytes(byte + at + ch, lanes);
+        vf g = load(dy + at + ch, lanes);
         if (A != Activation::relu && A != Activation::linear)
-          g *= activation_slope<A>(load_partial(y + at + ch, left), alpha);
+          g *= activation_slope<A>(load(y + at + ch, lanes), alpha);
         for (int64_t a = 0; a < pool.h.kernel; ++a) {
           const int64_t line = row * pool.h.stride + a;
           if (line < low || line >= high) continue;
           for (int64_t b = 0; b < pool.w.kernel; ++b) {
             const vi won = winner == broadcast(static_cast<int32_t>(a * pool.w.kernel + b));
-            float* cell = corner + a * dz.row + b * channels + ch;
-            const vf value = select(won, g, vf{});
-            store_partial(cell, pool.disjoint ? value : load_partial(cell, left) + value, left);
+            store(corner + a * dz.row + b * channels + ch, select(won, g, vf{}), lanes, !pool.disjoint);
           }
         }
-      }
+      });
     }
   return dz;
 }

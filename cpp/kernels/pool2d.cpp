@@ -139,15 +139,9 @@ struct Average {
   static constexpr bool is_max = false;
 };
 
-typedef uint8_t vb __attribute__((vector_size(kLanes)));
-
-WDFAST_INLINE size_t count(Whole) { return kLanes; }
-WDFAST_INLINE size_t count(int64_t lanes) { return static_cast<size_t>(lanes); }
-
 template <class Lanes>
 WDFAST_INLINE void store_index(uint8_t* p, vi index, Lanes lanes) {
-  const vb bytes = __builtin_convertvector(index, vb);
-  __builtin_memcpy(p, &bytes, count(lanes));
+  store_bytes(p, index, lanes);
 }
 template <class Lanes>
 WDFAST_INLINE void store_index(int32_t* p, vi index, Lanes lanes) {
@@ -155,9 +149,7 @@ WDFAST_INLINE void store_index(int32_t* p, vi index, Lanes lanes) {
 }
 template <class Lanes>
 WDFAST_INLINE vi load_index(const uint8_t* p, Lanes lanes) {
-  vb bytes = {};
-  __builtin_memcpy(&bytes, p, count(lanes));
-  return __builtin_convertvector(bytes, vi);
+  return load_bytes(p, lanes);
 }
 template <class Lanes>
 WDFAST_INLINE vi load_index(const int32_t* p, Lanes lanes) {
