@@ -5,8 +5,6 @@
 namespace WDFAST_NS {
 namespace {
 
-constexpr int64_t kRun = 4;  // pixels whose products are added up in registers
-
 bool within(int64_t at, Range range) { return at >= range.first && at < range.end; }
 
 struct Reach {  // of a tap
@@ -65,10 +63,15 @@ void depthwise_pixels(Pixels r, int64_t pixels) {
   }
 }
 
-// R lines of 3 × 3 taps, in the order of memory: a row of X is met R + 2 times for R lines, not three times
-// for each.
-template <int R>
+constexpr int64_t kLines = 3;  // of Y made at once: as many accumulators and 9 weights fit in the registers
+
+// Rows of X that R lines of 3 × 3 taps read, S rows apart.
+constexpr int rows_of(int lines, int stride) { return (lines - 1) * stride + 3; }
+
+// R lines of 3 × 3 taps, S rows of X apart, in the order of memory: a row of X is met once for all of them.
+template <int R, int S>
 void depthwise_rows(const Pixels& r, int64_t x_row, int64_t y_row, int64_t pixels) {
+  constexpr int kRows = rows_of(R, S);
   const int64_t corner = r.taps[0].at, x_stride = r.x_stride;
   int64_t weight[9];
   for (int t = 0; t < 9; ++t) weight[t] = r.taps[t].weight;
@@ -82,14 +85,14 @@ void depthwise_rows(const Pixels& r, int64_t x_row, int64_t y_row, int64_t pixel
       const vf start = r.bias ? load(r.bias + ch, lanes) : vf{};
 #pragma GCC unroll 3
       for (int i = 0; i < R; ++i) sum[i] = start;
-#pragma GCC unroll 5
-      for (int row = 0; row < R + 2; ++row)
+#pragma GCC unroll 7
+      for (int row = 0; row < kRows; ++row)
 #pragma GCC unroll 3
         for (int column = 0; column < 3; ++column) {
           const vf cell = load(x + row * x_row + column * r.tap + ch, lanes);
 #pragma GCC unroll 3
           for (int i = 0; i < R; ++i)
-            if (row >= i && row - i < 3) sum[i] += cell * k[3 * (row - i) + column];
+            if (row >= i * S && row - i * S < 3) sum[i] += cell * k[3 * (row - i * S) + column];
         }
 #pragma GCC unroll 3
       for (int i = 0; i < R; ++i) {
@@ -143,23 +146,25 @@ struct SquareSums {  // Σ over lines of pixels and their 3 × 3 taps
   const float* y;
   int64_t y_row, y_stride, pixels, channels;
   float* dw;
-  Range rows, columns;  // of 3 + lines − 1 rows and 3 columns of X from there, that exist
+  Range rows, columns;  // of the rows of X that the lines read and 3 columns from there, that exist
 };
 
 // All channels of R lines; kAll: whether everything exists.
-template <int R, bool kAll>
+template <int R, int S, bool kAll>
 void square_sums(const SquareSums& s) {
+  constexpr int kRows = rows_of(R, S);
+  constexpr int64_t kRun = 2 / S;  // pixels added up in registers; more would leave the order of memory
   for (int64_t begin = 0; begin < s.pixels; begin += kRun) {
     const int64_t n = s.pixels - begin < kRun ? s.pixels - begin : kRun;
     for_vectors(0, s.channels, [&](int64_t ch, auto lanes) {
       vf sum[9] = {};
-      const float *cell = s.x + begin * s.tap + ch, *gradient = s.y + begin * s.y_stride + ch;
-      for (int64_t p = 0; p < n; ++p, cell += s.tap, gradient += s.y_stride) {
+      const float *cell = s.x + begin * S * s.tap + ch, *gradient = s.y + begin * s.y_stride + ch;
+      for (int64_t p = 0; p < n; ++p, cell += S * s.tap, gradient += s.y_stride) {
         vf g[R];
 #pragma GCC unroll 3
         for (int i = 0; i < R; ++i) g[i] = load(gradient + i * s.y_row, lanes);
-#pragma GCC unroll 5
-        for (int row = 0; row < R + 2; ++row) {
+#pragma GCC unroll 7
+        for (int row = 0; row < kRows; ++row) {
           if (!kAll && !within(row, s.rows)) continue;
 #pragma GCC unroll 3
           for (int column = 0; column < 3; ++column) {
@@ -167,7 +172,7 @@ void square_sums(const SquareSums& s) {
             const vf value = load(cell + row * s.x_row + column * s.tap, lanes);
 #pragma GCC unroll 3
             for (int i = 0; i < R; ++i)
-              if (row >= i && row - i < 3) sum[3 * (row - i) + column] += value * g[i];
+              if (row >= i * S && row - i * S < 3) sum[3 * (row - i * S) + column] += value * g[i];
           }
         }
       }
@@ -177,35 +182,38 @@ void square_sums(const SquareSums& s) {
   }
 }
 
+template <int S>
 void square_sums(const SquareSums& s, int64_t lines) {
-  constexpr void (*kOf[2][3])(const SquareSums&) = {
-      {square_sums<1, false>, square_sums<2, false>, square_sums<3, false>},
-      {square_sums<1, true>, square_sums<2, true>, square_sums<3, true>}};
-  const bool all = s.rows.first <= 0 && s.rows.end >= lines + 2 && s.columns.first <= 0 && s.columns.end >= 3;
+  constexpr void (*kOf[2][kLines])(const SquareSums&) = {
+      {square_sums<1, S, false>, square_sums<2, S, false>, square_sums<3, S, false>},
+      {square_sums<1, S, true>, square_sums<2, S, true>, square_sums<3, S, true>}};
+  const bool all = s.rows.first <= 0 && s.rows.end >= rows_of(static_cast<int>(lines), S) &&
+                   s.columns.first <= 0 && s.columns.end >= 3;
   kOf[all][lines - 1](s);
 }
 
-// dw += over lines [first, end) of Y; 3 × 3 taps, neither stride nor dilation.
+// dw += over lines [first, end) of Y; 3 × 3 taps without dilation, S cells apart.
+template <int S>
 void square_weights(const Window& w, const Image& x, const Image& y, int64_t first, int64_t end, float* dw) {
-  const Range left = pixels_within(-w.w.before, 1, x.columns, w.w.out),
-              right = pixels_within(2 - w.w.before, 1, x.columns, w.w.out);
-  for (int64_t o = first; o < end; o += 3) {
-    const int64_t row = o - w.h.before;
+  const Range left = pixels_within(-w.w.before, S, x.columns, w.w.out),
+              right = pixels_within(2 - w.w.before, S, x.columns, w.w.out);
+  for (int64_t o = first; o < end; o += kLines) {
+    const int64_t row = o * S - w.h.before;
     for (int64_t pixel = 0; pixel < w.w.out;) {
       const bool whole = pixel >= left.first && pixel < right.end;
-      const int64_t column = pixel - w.w.before, n = whole ? right.end - pixel : 1;
-      square_sums({x.origin + row * x.row + column * x.pixel,
-                   x.row,
-                   x.pixel,
-                   y.origin + o * y.row + pixel * y.pixel,
-                   y.row,
-                   y.pixel,
-                   n,
-                   w.cx,
-                   dw,
-                   {x.rows.first - row, x.rows.end - row},
-                   {x.columns.first - column, whole ? 3 : x.columns.end - column}},
-                  end - o < 3 ? end - o : 3);
+      const int64_t column = pixel * S - w.w.before, n = whole ? right.end - pixel : 1;
+      square_sums<S>({x.origin + row * x.row + column * x.pixel,
+                      x.row,
+                      x.pixel,
+                      y.origin + o * y.row + pixel * y.pixel,
+                      y.row,
+                      y.pixel,
+                      n,
+                      w.cx,
+                      dw,
+                      {x.rows.first - row, x.rows.end - row},
+                      {x.columns.first - column, whole ? 3 : x.columns.end - column}},
+                     end - o < kLines ? end - o : kLines);
       pixel += n;
     }
   }
@@ -223,10 +231,13 @@ void depthwise_lines(const DepthwiseLine& l, int64_t row_step, int64_t y_row, in
               right = pixels_within(l.column + high, l.step, l.x.columns, pixels);
   const Range whole = {left.first > right.first ? left.first : right.first,  // whose taps' columns all exist
                        left.end < right.end ? left.end : right.end};
-  bool square = l.n == 9 && l.step == 1 && row_step == 1;
+  bool square = l.n == 9 && l.step == row_step && (l.step == 1 || l.step == 2);
   for (int64_t t = 0; t < l.n && square; ++t)
     square = l.taps[t].x == l.taps[0].x + t % 3 && l.taps[t].y == l.taps[0].y + t / 3;
 
+  constexpr void (*kRowsOf[2][kLines])(const Pixels&, int64_t, int64_t, int64_t) = {
+      {depthwise_rows<1, 1>, depthwise_rows<2, 1>, depthwise_rows<3, 1>},
+      {depthwise_rows<1, 2>, depthwise_rows<2, 2>, depthwise_rows<3, 2>}};
   for (int64_t line = 0; line < lines;) {
     const int64_t row = l.row + line * row_step;
     Reach reaches[kMaxTaps];
@@ -249,8 +260,8 @@ void depthwise_lines(const DepthwiseLine& l, int64_t row_step, int64_t y_row, in
                 l.relu,
                 l.add};
     int64_t together = 1;  // lines whose rows all exist
-    while (square && n == 9 && together < 3 && line + together < lines &&
-           within(row + together + l.taps[8].y, l.x.rows))
+    while (square && n == 9 && together < kLines && line + together < lines &&
+           within(row + together * row_step + l.taps[8].y, l.x.rows))
       ++together;
     const auto part = [&](int64_t at) {
       Pixels from = r;
@@ -267,26 +278,24 @@ void depthwise_lines(const DepthwiseLine& l, int64_t row_step, int64_t y_row, in
         if (within(columns[t] + pixel * l.step, l.x.columns)) some[one.n++] = reaches[t];
       for (int64_t i = 0; i < together; ++i) {
         depthwise_pixels<1>(one);
-        one.x += l.x.row, one.y += y_row;
+        one.x += row_step * l.x.row, one.y += y_row;
       }
     }
     const int64_t count = whole.end - whole.first;
     if (count <= 0 || n < 9 || !square)
       depthwise_pixels(part(whole.first), count);
-    else if (together == 3)
-      depthwise_rows<3>(part(whole.first), l.x.row, y_row, count);
-    else if (together == 2)
-      depthwise_rows<2>(part(whole.first), l.x.row, y_row, count);
     else
-      depthwise_rows<1>(part(whole.first), l.x.row, y_row, count);
+      kRowsOf[l.step - 1][together - 1](part(whole.first), l.x.row, y_row, count);
     line += together;
   }
 }
 
 void depthwise_weights(const Window& w, Image x, Image y, int64_t first, int64_t end, float* dw) {
-  if (w.h.kernel == 3 && w.w.kernel == 3 && w.h.stride == 1 && w.w.stride == 1 && w.h.dilation == 1 &&
-      w.w.dilation == 1)
-    return square_weights(w, x, y, first, end, dw);
+  if (w.h.kernel == 3 && w.w.kernel == 3 && w.h.stride == w.w.stride && w.h.dilation == 1 &&
+      w.w.dilation == 1) {
+    if (w.h.stride == 1) return square_weights<1>(w, x, y, first, end, dw);
+    if (w.h.stride == 2) return square_weights<2>(w, x, y, first, end, dw);
+  }
   const int64_t tap = w.w.dilation * x.pixel, stride = w.w.stride * x.pixel;
   for (int64_t o = first; o < end; ++o)
     for (int64_t ky = 0; ky < w.h.kernel; ++ky) {
