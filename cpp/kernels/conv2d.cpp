@@ -126,13 +126,10 @@ void parse_pool(Infer& io, Plan& p) {
                  "conv2d: argument 'pool': expected a window no larger than the convolved image, got %lld "
                  "cells for %lld",
                  static_cast<long long>(pool[i]), static_cast<long long>(size[i]));
-    *axes[i] = {.in = size[i],
-                .out = (size[i] - pool[i]) / stride[i] + 1,
-                .kernel = pool[i],
-                .stride = stride[i],
-                .dilation = 1,
-                .before = 0};
+    const int64_t out = (size[i] - pool[i]) / stride[i] + 1;
+    *axes[i] = {(out - 1) * stride[i] + pool[i], out, pool[i], stride[i], 1, 0};
   }
+  p.window.h.out = p.pool.h.in, p.window.w.out = p.pool.w.in;  // what no window reads is not convolved
   p.pool.disjoint = stride[0] >= pool[0] && stride[1] >= pool[1];
 }
 
@@ -148,13 +145,13 @@ void infer(Infer& io) {
   p.activation = parse_activation("conv2d", io.attrs);
   WDFAST_CHECK(!needs_preactivation(p.activation.kind),
                "conv2d: argument 'activation': gelu is an op of its own");
-  parse_pool(io, p);
   p.n = io.in[0].dim[0];
-  const int64_t rows = p.pool.given ? p.pool.h.out : w.h.out, columns = p.pool.given ? p.pool.w.out : w.w.out;
-  io.out[0] = {.rank = 4, .dtype = DType::f32, .dim = {p.n, rows, columns, w.cy}};
   io.flops = 2.0 * static_cast<double>(p.n * w.h.out * w.w.out * w.cy) *
              static_cast<double>(w.h.kernel * w.w.kernel * w.cxg());
   io.backward_flops = 2 * io.flops;
+  parse_pool(io, p);
+  const int64_t rows = p.pool.given ? p.pool.h.out : w.h.out, columns = p.pool.given ? p.pool.w.out : w.w.out;
+  io.out[0] = {.rank = 4, .dtype = DType::f32, .dim = {p.n, rows, columns, w.cy}};
 
   // Rows per task: what fits in cache; fewer for a small batch, so that 16 threads find work.
   const int64_t row_floats = w.w.out * w.cy > 0 ? w.w.out * w.cy : 1;
