@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wdfast import decay, layers, linear, models, optimizers, search
+from wdfast import callbacks, decay, layers, linear, models, optimizers, search
+from wdfast.search import cell
 
 
 def line(features: int, rate: float) -> Any:
@@ -104,6 +105,39 @@ def test_the_gradients_runs_are_kept(tmp_path: Path) -> None:
     assert made.index(None) == 1 + 2 + 2 + 2  # a probe, no decay, the runs that tune λ, those of what they came to
     assert len(made) == 7 + 1 + 1 + 1
     assert repr(found[0].rows[1].candidate) == repr(found[1].rows[1].candidate)
+
+
+def test_a_run_of_the_gradient_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in its third epoch, in memory nothing is left: the same λ to the bit, and no epoch twice."""
+    monkeypatch.setattr(cell, "_SAVE_EVERY", 0.0)
+    x, y = problem(40, 40, 8.0, seed=0)
+    epochs: list[int] = []
+    stop_at: list[int] = []
+
+    class Log(callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            epochs.append(epoch)
+            if len(epochs) in stop_at:
+                raise KeyboardInterrupt
+
+    def run(folder: Path) -> search.Result:
+        epochs.clear()
+        return search.decay(line(40, 0.02), x, y, [decay.none()], folds=2, epochs=5, batch_size=10, verbose=0, jobs=1,
+                            method=search.Gradient(start=1e-4, rate=0.2, every=1), callbacks=lambda: [Log()],
+                            output=folder, report=False)
+
+    whole = run(tmp_path / "whole")
+    assert len(epochs) == 3 * 2 * 5  # no decay, the runs that tune λ, what they came to; two folds
+    stop_at.append(2 * 5 + 3)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped")
+    assert [folder.name for folder in (tmp_path / "stopped" / "running").iterdir()]
+    stop_at.clear()
+    again = run(tmp_path / "stopped")
+    assert epochs == [2, 3, 4, *range(5), *range(5), *range(5)]
+    assert again.rows[1].candidate == whole.rows[1].candidate
+    np.testing.assert_array_equal(again.rows[1].curves["loss"], whole.rows[1].curves["loss"])
+    assert not list((tmp_path / "stopped" / "running").iterdir())
 
 
 def test_the_gradient_leaves_running_statistics_alone() -> None:

@@ -177,13 +177,14 @@ class Gradient:
         search.measure(found)
 
     def _tuned(self, search: Search, learning_rate: float | None, seed: int, fold: int) -> Outcome:
-        """What one run comes to; kept like a cell, so that a search that goes on does not run it again."""
+        """What one run comes to; kept like a cell: a search that goes on does not run it again, or from its start."""
         key = search.problem.named("gradient", self.start, self.rate, self.every, learning_rate, seed, fold)
         known = search.store.get(key)
         if known is None:
             known = Outcome(key)
             try:
-                log = tuned_log(search.problem, learning_rate, seed, fold, self.start, self.rate, self.every)
+                log = tuned_log(search.problem, learning_rate, seed, fold, self.start, self.rate, self.every,
+                                search.store.checkpoint(key, needed=False))
             except FAILURES as error:
                 known.failure = f"{type(error).__name__}: {error}"
             else:
