@@ -95,7 +95,10 @@ void backward(const Call& call) {
     for (int64_t i = begin; i < end; ++i) dx[i] = 0;
   });
   for_each_run(plan, [&](int64_t from, int64_t to, int64_t step, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) dx[from + i * step] = dy[to + i];
+    if (step == 1)
+      for (int64_t i = 0; i < count; ++i) dx[from + i] = dy[to + i];
+    else
+      for (int64_t i = 0; i < count; ++i) dx[from + i * step] = dy[to + i];
   });
 }
 
