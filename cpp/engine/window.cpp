@@ -51,33 +51,45 @@ int64_t runs_of(const Tap* taps, int64_t n, Image image, int64_t channels, Run* 
 int64_t gather_lanes(const Window& w) { return lane_count(w.cxg(), w.pairs); }
 int64_t adjoint_lanes(const Window& w) { return lane_count(w.cyg(), w.pairs); }
 
-// One row of pixels, all groups and panels.
-void multiply_row(bool pairs, const float* a, int64_t a_stride, int64_t a_group, const Run* runs,
-                  int64_t n_runs, int64_t depth, const float* packed, int64_t packed_group, const float* bias,
-                  float* c, int64_t c_stride, int64_t c_group, int64_t groups, int64_t pixels, bool relu,
-                  bool add) {
-  for (int64_t g = 0; g < groups; ++g)
-    for (int64_t first = 0; first < c_group; first += kPanel) {
-      const int64_t columns = c_group - first < kPanel ? c_group - first : kPanel;
-      float padded[kPanel];
-      const float* start = bias ? bias + g * c_group + first : nullptr;
-      if (start && columns % kLanes) pack_rows(padded, start, 0, 1, columns), start = padded;
-      multiply({.a = a + g * a_group,
-                .a_stride = a_stride,
-                .runs = runs,
-                .n_runs = n_runs,
-                .b = packed + g * packed_group + first * depth,
-                .b_stride = padded_columns(columns),
-                .c = c + g * c_group + first,
-                .c_stride = c_stride,
-                .bias = start,
-                .columns = columns,
-                .add = add,
-                .relu = relu,
-                .pairs = pairs,
-                .ask = !add && c_stride > columns},  // whole rows of memory are foreseen by the processor
-               pixels);
-    }
+constexpr int64_t kStays = 1 << 15;  // floats of packed weights that stay in an L2 while rows go by
+
+struct Rows {  // of pixels: what `multiply` takes, and from one row to the next
+  const float* a;
+  int64_t a_row, a_stride, a_group;
+  float* c;
+  int64_t c_row, c_stride, c_group;
+  int64_t rows, pixels;
+};
+
+// All groups and panels of some rows: one row after the other, or, where the weights are many, for each
+// panel.
+void multiply_rows(const Window& w, const Rows& r, const Run* runs, int64_t n_runs, int64_t depth,
+                   const float* packed, const float* bias, bool relu, bool add) {
+  const int64_t together = depth * r.c_group <= kStays ? 1 : r.rows;
+  for (int64_t begin = 0; begin < r.rows; begin += together)
+    for (int64_t g = 0; g < w.groups; ++g)
+      for (int64_t first = 0; first < r.c_group; first += kPanel) {
+        const int64_t columns = r.c_group - first < kPanel ? r.c_group - first : kPanel;
+        float padded[kPanel];
+        const float* start = bias ? bias + g * r.c_group + first : nullptr;
+        if (start && columns % kLanes) pack_rows(padded, start, 0, 1, columns), start = padded;
+        for (int64_t row = begin; row < begin + together; ++row)
+          multiply({.a = r.a + row * r.a_row + g * r.a_group,
+                    .a_stride = r.a_stride,
+                    .runs = runs,
+                    .n_runs = n_runs,
+                    .b = packed + g * depth * padded_columns(r.c_group) + first * depth,
+                    .b_stride = padded_columns(columns),
+                    .c = r.c + row * r.c_row + g * r.c_group + first,
+                    .c_stride = r.c_stride,
+                    .bias = start,
+                    .columns = columns,
+                    .add = add,
+                    .relu = relu,
+                    .pairs = w.pairs,
+                    .ask = !add && r.c_stride > columns},  // whole rows of memory are foreseen
+                   r.pixels);
+      }
 }
 
 // The taps as a depthwise line takes them.
@@ -164,12 +176,18 @@ void gather(const Window& w, Image x, const float* packed, const float* bias, bo
     return;
   }
   const int64_t n_runs = runs_of(taps, n, x, gather_lanes(w), runs);
-  for (int64_t o = first; o < end; ++o) {
-    const float* a = x.origin + (o * w.h.stride - w.h.before) * x.row - w.w.before * x.pixel;
-    float* c = y.origin + o * y.row;
-    multiply_row(w.pairs, a, w.w.stride * x.pixel, w.cxg(), runs, n_runs, depth, packed,
-                 depth * padded_columns(w.cyg()), bias, c, y.pixel, w.cyg(), w.groups, w.w.out, relu, add);
-  }
+  multiply_rows(w,
+                {.a = x.origin + (first * w.h.stride - w.h.before) * x.row - w.w.before * x.pixel,
+                 .a_row = w.h.stride * x.row,
+                 .a_stride = w.w.stride * x.pixel,
+                 .a_group = w.cxg(),
+                 .c = y.origin + first * y.row,
+                 .c_row = y.row,
+                 .c_stride = y.pixel,
+                 .c_group = w.cyg(),
+                 .rows = end - first,
+                 .pixels = w.w.out},
+                runs, n_runs, depth, packed, bias, relu, add);
 }
 
 void adjoint(const Window& w, Image y, const float* packed, const float* bias, bool relu, bool add, Image x,
@@ -194,11 +212,19 @@ void adjoint(const Window& w, Image y, const float* packed, const float* bias, b
                           1, w.h.stride * x.row, ceil_div(end - from, w.h.stride), pixels);
         continue;
       }
-      for (int64_t i = from; i < end && pixels; i += w.h.stride)
-        multiply_row(w.pairs, y.origin + (i + w.h.before - ry) / w.h.stride * y.row + at * y.pixel, y.pixel,
-                     w.cyg(), runs, n_runs, depth, packed, depth * width, bias,
-                     x.origin + i * x.row + column * x.pixel, w.w.stride * x.pixel, w.cxg(), w.groups, pixels,
-                     relu, add);
+      if (from < end && pixels)
+        multiply_rows(w,
+                      {.a = y.origin + (from + w.h.before - ry) / w.h.stride * y.row + at * y.pixel,
+                       .a_row = y.row,
+                       .a_stride = y.pixel,
+                       .a_group = w.cyg(),
+                       .c = x.origin + from * x.row + column * x.pixel,
+                       .c_row = w.h.stride * x.row,
+                       .c_stride = w.w.stride * x.pixel,
+                       .c_group = w.cxg(),
+                       .rows = ceil_div(end - from, w.h.stride),
+                       .pixels = pixels},
+                      runs, n_runs, depth, packed, bias, relu, add);
       packed += depth * width * w.groups;
     }
 }

@@ -25,7 +25,8 @@ namespace {
 constexpr int64_t kBandFloats = 1 << 16;     // 256 KB of convolved rows: an eighth of a usual L2
 constexpr int64_t kTaskFlops = 1 << 19;      // below this (about 4 µs) no thread is woken
 constexpr int64_t kPartialFloats = 1 << 24;  // 64 MB of partial weight gradients at most
-constexpr int64_t kWinnerCells = 3;          // convolved cells per window from which winners are worth it
+constexpr int64_t kLargeWeights = 1 << 19;
+constexpr int64_t kWinnerCells = 3;        // convolved cells per window from which winners are worth it
 constexpr int64_t kSliceBytes = 24 << 10;  // of X that one block of channels' lists point into: most of an L1
 constexpr int64_t kPatchBytes = 16 << 10;  // of copied patches: half of an L1
 constexpr int64_t kMaxPatch = 256;         // floats of a patch worth a copy
@@ -153,9 +154,11 @@ void infer(Infer& io) {
   const int64_t rows = p.pool.given ? p.pool.h.out : w.h.out, columns = p.pool.given ? p.pool.w.out : w.w.out;
   io.out[0] = {.rank = 4, .dtype = DType::f32, .dim = {p.n, rows, columns, w.cy}};
 
-  // Rows per task: what fits in cache; fewer for a small batch, so that 16 threads find work.
+  // Rows per task: what fits in cache; fewer for a small batch, so that 16 threads find work, if the weights
+  // that each of them reads are not many.
   const int64_t row_floats = w.w.out * w.cy > 0 ? w.w.out * w.cy : 1;
-  const int64_t per_image = p.n > 0 && p.n < kMaxChunks ? ceil_div(kMaxChunks, p.n) : 1;
+  const int64_t parts = w.weight_size() < kLargeWeights ? kMaxChunks : kMaxChunks / 4;
+  const int64_t per_image = ceil_div(parts, clamp(p.n, 1, parts));
   const int64_t fits = clamp(kBandFloats / row_floats, 1, w.h.out);
   const int64_t conv_rows = clamp(ceil_div(w.h.out, per_image), 1, fits);
   p.task_rows = p.pool.given ? clamp(conv_rows / p.pool.h.stride, 1, rows) : conv_rows;
