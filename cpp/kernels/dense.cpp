@@ -19,13 +19,14 @@ namespace {
 constexpr int64_t kDepth = 256;     // rows of w per block: a panel of them (64 KB) stays in L2
 constexpr int64_t kLongSum = 8192;  // from here the inner sum is split into kChunks
 constexpr int64_t kChunks = 16;
-constexpr int64_t kTaskFlops = 1 << 19;  // a task below this (about 4 µs) is not worth a thread's wake-up
-constexpr int64_t kTasks = 24;           // enough for 16 threads, as even as tasks for 2 need to be
-constexpr int64_t kTileRows = 6;         // of the register tiles
-constexpr int64_t kMostRows = 1020;      // of a task
-constexpr int64_t kFewRows = kPanel;     // of x up to which its gradient may be made transposed
-constexpr int64_t kPairRows = 16;        // of x from which bfloat16 products pay for packing w
-constexpr int64_t kSingleRows = 4;       // of x up to which a long sum reads w unpacked
+constexpr int64_t kTaskFlops = 1 << 19;      // a task below this (about 4 µs) is not worth a thread's wake-up
+constexpr int64_t kTasks = 24;               // enough for 16 threads, as even as tasks for 2 need to be
+constexpr int64_t kTileRows = 6;             // of the register tiles
+constexpr int64_t kMostRows = 1020;          // of a task
+constexpr int64_t kFewRows = kPanel;         // of x up to which its gradient may be made transposed
+constexpr int64_t kPairRows = 16;            // of x from which bfloat16 products pay for packing w
+constexpr int64_t kSingleRows = 4;           // of x up to which a long sum reads w unpacked, and from …
+constexpr int64_t kSingleWeights = 1 << 16;  // … so many weights any sum is a long one
 static_assert(kSingleRows < kPairRows);
 constexpr int64_t kInBlock = 96;  // rows of w per task: whole tiles of 6, 12 and 14 nearly divide it
 
@@ -72,7 +73,8 @@ void infer(Infer& io) {
   p.m = 1;
   for (int i = 0; i + 1 < x.rank; ++i) p.m *= x.dim[i];
   p.pairs = takes_bfloat16("dense", io.attrs) && p.m >= kPairRows;
-  p.k_chunks = p.in >= kLongSum ? kChunks : 1;
+  const bool single = p.m <= kSingleRows && p.in >= 4 * kDepth && p.in * p.out >= kSingleWeights;
+  p.k_chunks = p.in >= kLongSum || single ? kChunks : 1;
   // Long batches of small layers: split the batch for dw, while the partial sums stay small beside it.
   p.m_chunks = p.m >= 4096 && p.in * p.out * 16 < p.m * (p.in + p.out) ? kChunks : 1;
   io.out[0] = x;

@@ -54,6 +54,7 @@ CASES = [
     Case("dense", {"x": (3, 8200), "w": (8200, 17), "b": (17,)}, {}, terms=8200),
     Case("dense", {"x": (1, 8203), "w": (8203, 33), "b": (33,)}, {"activation": "relu"}, terms=8203),
     Case("dense", {"x": (5, 8201), "w": (8201, 17), "b": None}, {}, terms=8201),
+    Case("dense", {"x": (3, 1030), "w": (1030, 70), "b": (70,)}, {"activation": "relu"}, terms=1030),
     Case("dense", {"x": (5000, 5), "w": (5, 3), "b": (3,)}, {}, terms=5000),
     Case("dense", {"x": (150, 520), "w": (520, 300), "b": (300,)}, {"activation": "relu"}, terms=520),
     Case("dense", {"x": (4100, 256), "w": (256, 40), "b": None}, {}, terms=4100),
