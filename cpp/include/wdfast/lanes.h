@@ -26,7 +26,7 @@ static WDFAST_INLINE vi lane_numbers() {
 }
 
 typedef uint8_t vb __attribute__((vector_size(kLanes)));
-typedef uint16_t vh __attribute__((vector_size(kLanes * 2)));
+typedef uint16_t vshort __attribute__((vector_size(kLanes * 2)));
 
 static WDFAST_INLINE size_t count(Whole) { return kLanes; }
 static WDFAST_INLINE size_t count(int64_t lanes) { return static_cast<size_t>(lanes); }
@@ -34,14 +34,14 @@ static WDFAST_INLINE size_t count(int64_t lanes) { return static_cast<size_t>(la
 // The low bytes of the lanes. By way of 16 bits: to a fourth of their size GCC takes lanes one by one.
 template <class Lanes>
 static WDFAST_INLINE void store_bytes(uint8_t* to, vi v, Lanes lanes) {
-  const vb bytes = __builtin_convertvector(__builtin_convertvector(v, vh), vb);
+  const vb bytes = __builtin_convertvector(__builtin_convertvector(v, vshort), vb);
   __builtin_memcpy(to, &bytes, count(lanes));
 }
 template <class Lanes>
 static WDFAST_INLINE vi load_bytes(const uint8_t* from, Lanes lanes) {
   vb bytes = {};
   __builtin_memcpy(&bytes, from, count(lanes));
-  return __builtin_convertvector(__builtin_convertvector(bytes, vh), vi);
+  return __builtin_convertvector(__builtin_convertvector(bytes, vshort), vi);
 }
 
 // `v` with the lanes that a partial vector lacks set to `other`, the neutral element of a reduction.
