@@ -61,8 +61,7 @@ struct Rows {  // of pixels: what `multiply` takes, and from one row to the next
   int64_t rows, pixels;
 };
 
-// All groups and panels of some rows: one row after the other, or, where the weights are many, for each
-// panel.
+// All groups and panels of some rows, one row after the other; of many weights each panel for all rows.
 void multiply_rows(const Window& w, const Rows& r, const Run* runs, int64_t n_runs, int64_t depth,
                    const float* packed, const float* bias, bool relu, bool add) {
   const int64_t together = depth * r.c_group <= kStays ? 1 : r.rows;

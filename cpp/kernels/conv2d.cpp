@@ -25,8 +25,8 @@ namespace {
 constexpr int64_t kBandFloats = 1 << 16;     // 256 KB of convolved rows: an eighth of a usual L2
 constexpr int64_t kTaskFlops = 1 << 19;      // below this (about 4 µs) no thread is woken
 constexpr int64_t kPartialFloats = 1 << 24;  // 64 MB of partial weight gradients at most
-constexpr int64_t kLargeWeights = 1 << 19;
-constexpr int64_t kWinnerCells = 3;        // convolved cells per window from which winners are worth it
+constexpr int64_t kLargeWeights = 1 << 19;   // floats that tasks wait for: then they are fewer
+constexpr int64_t kWinnerCells = 3;          // convolved cells per window from which winners are worth it
 constexpr int64_t kSliceBytes = 24 << 10;  // of X that one block of channels' lists point into: most of an L1
 constexpr int64_t kPatchBytes = 16 << 10;  // of copied patches: half of an L1
 constexpr int64_t kMaxPatch = 256;         // floats of a patch worth a copy
