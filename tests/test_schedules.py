@@ -96,8 +96,10 @@ def test_values_are_those_of_keras(name: str, args: Any, kwargs: Any, monkeypatc
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     keras = pytest.importorskip("keras")
     theirs = getattr(keras.optimizers.schedules, name)(*args, **kwargs)
-    expected = [float(theirs(float(t))) for t in STEPS]
-    np.testing.assert_allclose(getattr(schedules, name)(*args, **kwargs)(STEPS), expected, rtol=2e-6, atol=1e-7)
+    # At a restart itself Keras' float32 logarithm may still be in the period before.
+    steps = STEPS + 0.25 if name == "CosineDecayRestarts" else STEPS
+    expected = [float(theirs(float(t))) for t in steps]
+    np.testing.assert_allclose(getattr(schedules, name)(*args, **kwargs)(steps), expected, rtol=2e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"pct_start": 0.25, "anneal_strategy": "linear"},
