@@ -5,11 +5,10 @@
 #include "wdfast/activation.h"
 #include "wdfast/lanes.h"
 #include "window.h"
-#include "winners.h"
 
 namespace WDFAST_NS {
 
-constexpr int kDead = kDeadWinner;      // bit of the byte: the activation is flat there
+constexpr int kDead = 0x80;             // bit of the byte: the activation is flat there
 constexpr int64_t kMaxPoolCells = 127;  // the other bits
 
 struct Pooling {

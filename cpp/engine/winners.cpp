@@ -20,8 +20,8 @@ void list_by_channel(const Band& band, Winner* lists, int32_t* counts, float* db
       for (int64_t column = 0; column < band.columns; ++column, value += channels, byte += channels) {
         const int64_t at = row * band.row_step + column * band.column_step;
         const auto one = [&](int j) {  // a dead winner is overwritten by the next
-          const bool alive = byte[j] < kDeadWinner;
-          *to[j] = {static_cast<int32_t>(at) + band.cell_step[byte[j] & (kDeadWinner - 1)], value[j]};
+          const bool alive = byte[j] < kDead;
+          *to[j] = {static_cast<int32_t>(at) + band.cell_step[byte[j] & (kDead - 1)], value[j]};
           to[j] += alive;
           sum[j] += alive ? value[j] : 0.0f;
         };
@@ -49,7 +49,7 @@ void list_by_cell(const Band& band, Winner* lists, int32_t* counts) {
       // Four 16-bit cursors in one register: an addition is all that one channel waits for from the last.
       uint64_t cursors = 0;
       for (int64_t c = 0; c < channels; ++c) {
-        const uint64_t alive = byte[c] < kDeadWinner, shift = (byte[c] & 3u) * 16u;
+        const uint64_t alive = byte[c] < kDead, shift = (byte[c] & 3u) * 16u;
         lists[(byte[c] & 3) * channels + static_cast<int64_t>(cursors >> shift & 0xffff)] = {
             static_cast<int32_t>(c), value[c]};
         cursors += alive << shift;
@@ -60,10 +60,38 @@ void list_by_cell(const Band& band, Winner* lists, int32_t* counts) {
     }
     for (int64_t cell = 0; cell < band.cells; ++cell) counts[cell] = 0;
     for (int64_t c = 0; c < channels; ++c) {
-      if (byte[c] >= kDeadWinner) continue;
+      if (byte[c] >= kDead) continue;
       lists[byte[c] * channels + counts[byte[c]]++] = {static_cast<int32_t>(c), value[c]};
     }
   }
+}
+
+// ---- patches ----------------------------------------------------------------------------------------------
+
+void copy_patches(const Window& w, const Pooling& pool, Image x, int64_t first, int64_t end, int64_t depth,
+                  float* to) {
+  const bool whole = w.w.dilation == 1 && x.pixel == w.cx;  // a kernel row is one run of X
+  const int64_t runs = whole ? 1 : w.w.kernel, length = whole ? w.w.kernel * w.cx : w.cx;
+  const int64_t cell = w.w.stride * x.pixel, window = pool.w.stride * cell, cells = pool.w.kernel;
+  const int64_t patches = pool.h.kernel * cells * depth;  // of a window
+  const auto copy_run = [&]<int64_t kLength>(float* out, const float* from) {
+    for (int64_t column = 0; column < pool.w.out; ++column, out += patches, from += window)
+      for (int64_t b = 0; b < cells; ++b)
+        __builtin_memcpy(out + b * depth, from + b * cell,
+                         static_cast<size_t>(kLength ? kLength : length) * 4);
+  };
+  for (int64_t row = first; row < end; ++row, to += pool.w.out * patches)
+    for (int64_t a = 0; a < pool.h.kernel; ++a)
+      for (int64_t ky = 0; ky < w.h.kernel; ++ky)
+        for (int64_t run = 0; run < runs; ++run) {  // for all cells of a row
+          const int64_t y = (row * pool.h.stride + a) * w.h.stride - w.h.before + ky * w.h.dilation;
+          const float* from = x.origin + y * x.row + (run * w.w.dilation - w.w.before) * x.pixel;
+          float* out = to + a * cells * depth + (ky * runs + run) * length;
+          if (length == 9)
+            copy_run.template operator()<9>(out, from);
+          else
+            copy_run.template operator()<0>(out, from);
+        }
 }
 
 // ---- dW ---------------------------------------------------------------------------------------------------
@@ -79,13 +107,14 @@ WDFAST_INLINE void weight_gradient(const Winner* list, int64_t n, const float* x
   for (int64_t i = 0; i < n; ++i) {
     const float* at = x + list[i].at;
     const vf g = broadcast(list[i].value);
+    // Nine addresses stay in registers; of twice as many, fewer are computed each time.
+    const int64_t down = V > 1 ? opaque(row) : row, across = V > 1 ? opaque(pixel) : pixel;
 #pragma GCC unroll 3
-    for (int ky = 0; ky < 3; ++ky)
+    for (int ky = 0; ky < 3; ++ky, at += down)
 #pragma GCC unroll 3
       for (int kx = 0; kx < 3; ++kx)
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v)
-          sum[(ky * 3 + kx) * V + v] += g * load(at + ky * row + kx * pixel + v * kLanes);
+        for (int v = 0; v < V; ++v) sum[(3 * ky + kx) * V + v] += g * load(at + kx * across + v * kLanes);
   }
 #pragma GCC unroll 18
   for (int k = 0; k < kWinnerTaps * V; ++k) store(dw + k * kLanes, sum[k]);
@@ -103,7 +132,7 @@ WDFAST_INLINE void patch_gradient(const Band& band, const float* live, const uin
   for (int64_t window = 0; window < band.windows(); ++window) {
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
-      const float* at = patches + (byte[c] & (kDeadWinner - 1)) * depth;
+      const float* at = patches + (byte[c] & (kDead - 1)) * depth;
       const vf g = broadcast(live[c]);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sum[c][v] += g * load(at + v * kLanes);
@@ -129,12 +158,13 @@ WDFAST_INLINE void patch_gradients(const Band& band, const float* live, const fl
     patch_gradient<V, 1>(band, live + c, band.byte + c, patches, depth, dw + c * depth);
 }
 
-// Calls f(first input channel, vectors of the block) for each block of input channels.
+// Calls f(first input channel, vectors of the block) for each block of input channels, of `most` vectors or
+// one.
 template <class F>
-WDFAST_INLINE void for_blocks(int64_t depth, const F& f) {
-  for (int64_t i = 0; i < depth; i += kWinnerVectors * kLanes) {
-    const int64_t left = (depth - i + kLanes - 1) / kLanes;
-    f(i, left < kWinnerVectors ? left : int64_t{kWinnerVectors});
+WDFAST_INLINE void for_blocks(int64_t depth, int64_t most, const F& f) {
+  for (int64_t i = 0, vectors; i < depth; i += vectors * kLanes) {
+    vectors = depth - i >= most * kLanes ? most : 1;
+    f(i, vectors);
   }
 }
 
@@ -142,11 +172,11 @@ WDFAST_INLINE void for_blocks(int64_t depth, const F& f) {
 
 void add_weight_gradient(const Winner* lists, const int32_t* counts, int64_t channels, int64_t windows,
                          const float* x, int64_t row, int64_t pixel, int64_t depth, float* dw) {
-  for_blocks(depth, [&](int64_t i, int64_t vectors) {
+  for_blocks(depth, kSummed.vectors, [&](int64_t i, int64_t vectors) {
     const int64_t stride = kWinnerTaps * vectors * kLanes;
     for (int64_t c = 0; c < channels; ++c, dw += stride)
-      if (vectors == kWinnerVectors)
-        weight_gradient<kWinnerVectors>(lists + c * windows, counts[c], x + i, row, pixel, dw);
+      if (vectors == kSummed.vectors)
+        weight_gradient<kSummed.vectors>(lists + c * windows, counts[c], x + i, row, pixel, dw);
       else
         weight_gradient<1>(lists + c * windows, counts[c], x + i, row, pixel, dw);
   });
@@ -163,8 +193,12 @@ void add_patch_gradient(const Band& band, const float* patches, int64_t depth, f
     to[i] = __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, value[i]) & mask);
   }
   if (db)
-    for (int64_t window = 0; window < band.windows(); ++window)
-      for (int64_t c = 0; c < band.channels; ++c) db[c] += live[window * band.channels + c];
+    for_vectors(0, band.channels, [&](int64_t c, auto lanes) {
+      vf sum = load(db + c, lanes);
+      for (int64_t window = 0; window < band.windows(); ++window)
+        sum += load(live + window * band.channels + c, lanes);
+      store(db + c, sum, lanes);
+    });
   if (!dw) return;
   int64_t i = 0;
   for (; i + 4 * kLanes <= depth; i += 4 * kLanes) patch_gradients<4>(band, live, patches + i, depth, dw + i);
@@ -176,62 +210,49 @@ void add_patch_gradient(const Band& band, const float* patches, int64_t depth, f
 
 namespace {
 
+// Of the three taps of one row; y, x: where the first of them lies.
 template <int V>
 WDFAST_INLINE void data_gradient(const Winner* list, int64_t n, const float* w, const Target& to, int64_t y,
                                  int64_t x, int64_t channel) {
-  vf sum[kWinnerTaps * V] = {};
+  vf sum[3 * V] = {};
   for (int64_t i = 0; i < n; ++i) {
-    const float* at = w + list[i].at * (kWinnerTaps * V * kLanes);
+    const float* at = w + list[i].at * (3 * V * kLanes);
     const vf g = broadcast(list[i].value);
-#pragma GCC unroll 18
-    for (int k = 0; k < kWinnerTaps * V; ++k) sum[k] += g * load(at + k * kLanes);
+#pragma GCC unroll 12
+    for (int k = 0; k < 3 * V; ++k) sum[k] += g * load(at + k * kLanes);
   }
-  float* corner = to.origin + y * to.row + x * to.pixel + channel;
-  const int64_t row = to.dilation_h * to.row, pixel = to.dilation_w * to.pixel;
-  const bool inside =
-      y >= 0 && x >= 0 && y + 2 * to.dilation_h < to.height && x + 2 * to.dilation_w < to.width;
-  if (inside) {
+  float* row = to.origin + y * to.row + channel;
 #pragma GCC unroll 3
-    for (int ky = 0; ky < 3; ++ky)
-#pragma GCC unroll 3
-      for (int kx = 0; kx < 3; ++kx)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) {
-          float* cell = corner + ky * row + kx * pixel + v * kLanes;
-          store(cell, load(cell) + sum[(ky * 3 + kx) * V + v]);
-        }
-    return;
+  for (int kx = 0; kx < 3; ++kx) {
+    const int64_t at_x = x + kx * to.dilation_w;
+    if (at_x < 0 || at_x >= to.width) continue;
+    float* cell = row + at_x * to.pixel;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(cell + v * kLanes, load(cell + v * kLanes) + sum[kx * V + v]);
   }
-  for (int ky = 0; ky < 3; ++ky)
-    for (int kx = 0; kx < 3; ++kx) {
-      const int64_t at_y = y + ky * to.dilation_h, at_x = x + kx * to.dilation_w;
-      if (at_y < 0 || at_x < 0 || at_y >= to.height || at_x >= to.width) continue;
-      for (int v = 0; v < V; ++v) {
-        float* cell = corner + ky * row + kx * pixel + v * kLanes;
-        store(cell, load(cell) + sum[(ky * 3 + kx) * V + v]);
-      }
-    }
 }
 
 }  // namespace
 
 void add_data_gradient(const Winner* lists, const int32_t* counts, const Band& band, const float* packed,
                        int64_t depth, const Target& to) {
-  for_blocks(depth, [&](int64_t i, int64_t vectors) {
-    const Winner* list = lists;
-    const int32_t* count = counts;
-    for (int64_t row = 0; row < band.rows; ++row)
-      for (int64_t column = 0; column < band.columns; ++column)
-        for (int64_t cell = 0; cell < band.cells; ++cell, ++count, list += band.channels) {
-          if (*count == 0) continue;
-          const int64_t y = to.y + row * to.row_step + cell / to.pool_w * to.stride_h;
-          const int64_t x = to.x + column * to.column_step + cell % to.pool_w * to.stride_w;
-          if (vectors == kWinnerVectors)
-            data_gradient<kWinnerVectors>(list, *count, packed, to, y, x, i);
-          else
-            data_gradient<1>(list, *count, packed, to, y, x, i);
-        }
-    packed += band.channels * kWinnerTaps * vectors * kLanes;
+  for_blocks(depth, kRead.vectors, [&](int64_t i, int64_t vectors) {
+    // A row of taps at a time: its weights stay in the L1 for all cells.
+    for (int64_t ky = 0; ky < 3; ++ky, packed += band.channels * 3 * vectors * kLanes) {
+      const Winner* list = lists;
+      const int32_t* count = counts;
+      for (int64_t row = 0; row < band.rows; ++row)
+        for (int64_t column = 0; column < band.columns; ++column)
+          for (int64_t cell = 0; cell < band.cells; ++cell, ++count, list += band.channels) {
+            const int64_t y = to.y + row * to.row_step + cell / to.pool_w * to.stride_h + ky * to.dilation_h;
+            const int64_t x = to.x + column * to.column_step + cell % to.pool_w * to.stride_w;
+            if (*count == 0 || y < 0 || y >= to.height) continue;
+            if (vectors == kRead.vectors)
+              data_gradient<kRead.vectors>(list, *count, packed, to, y, x, i);
+            else
+              data_gradient<1>(list, *count, packed, to, y, x, i);
+          }
+    }
   });
 }
 
@@ -241,11 +262,11 @@ namespace {
 
 // f(row of W, where its first channel is in packed, from there to the next channel) for every row of W.
 template <class F>
-void for_rows(int64_t depth, int64_t channels, const F& f) {
+void for_rows(WinnerLayout layout, int64_t depth, int64_t channels, const F& f) {
   parallel_for(kWinnerTaps, [&](int64_t tap) {
-    for_blocks(depth, [&](int64_t i, int64_t vectors) {
-      const int64_t width = vectors * kLanes, stride = kWinnerTaps * width;
-      const int64_t at = i * kWinnerTaps * channels + tap * width;
+    for_blocks(depth, layout.vectors, [&](int64_t i, int64_t vectors) {
+      const int64_t width = vectors * kLanes, together = 3 * layout.rows, stride = together * width;
+      const int64_t at = (i * kWinnerTaps + tap / together * stride) * channels + tap % together * width;
       for (int64_t lane = 0; lane < width; ++lane) f((tap * depth + i + lane) * channels, at + lane, stride);
     });
   });
@@ -254,13 +275,13 @@ void for_rows(int64_t depth, int64_t channels, const F& f) {
 }  // namespace
 
 void pack_winner_weights(const float* w, int64_t depth, int64_t channels, float* packed) {
-  for_rows(depth, channels, [=](int64_t row, int64_t at, int64_t stride) {
+  for_rows(kRead, depth, channels, [=](int64_t row, int64_t at, int64_t stride) {
     for (int64_t c = 0; c < channels; ++c) packed[at + c * stride] = w[row + c];
   });
 }
 
 void unpack_winner_weights(const float* packed, int64_t depth, int64_t channels, float* w, bool add) {
-  for_rows(depth, channels, [=](int64_t row, int64_t at, int64_t stride) {
+  for_rows(kSummed, depth, channels, [=](int64_t row, int64_t at, int64_t stride) {
     for (int64_t c = 0; c < channels; ++c) w[row + c] = packed[at + c * stride] + (add ? w[row + c] : 0.0f);
   });
 }

@@ -74,13 +74,6 @@ int64_t rows_ahead(const WinogradRows& r, int64_t n) { return ceil_div(n, ceil_d
 
 // ---- transforms ---------------------------------------------------------------------------------------
 
-// n, unknown to the compiler, which else computes the addresses of all cells ahead and keeps them on the
-// stack.
-WDFAST_INLINE int64_t opaque(int64_t n) {
-  asm volatile("" : "+r"(n));
-  return n;
-}
-
 // How the factors of one tile are kept: at(channel) takes those of its cells, one after the other. As floats,
 // as bfloat16 whose neighbours are two channels, or as bfloat16 whose neighbours are two tiles.
 struct Floats {

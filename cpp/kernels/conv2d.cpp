@@ -368,30 +368,6 @@ void backward_band(const Plan& p, const Call& call, int64_t image, Range band, f
             call.accumulate & 1, target, band.first, band.end);
 }
 
-// Copies the patch of X under every cell of a band's windows, one after the other.
-void copy_patches(const Plan& p, Image x, int64_t first, int64_t end, float* to) {
-  const Window& w = p.window;
-  const bool whole = w.w.dilation == 1 && x.pixel == w.cx;  // a kernel row is one run of X
-  const int64_t runs = whole ? 1 : w.w.kernel, length = whole ? w.w.kernel * w.cx : w.cx;
-  for (int64_t row = first; row < end; ++row)
-    for (int64_t column = 0; column < p.pool.w.out; ++column)
-      for (int64_t a = 0; a < p.pool.h.kernel; ++a)
-        for (int64_t b = 0; b < p.pool.w.kernel; ++b, to += p.patch) {
-          const int64_t y = (row * p.pool.h.stride + a) * w.h.stride - w.h.before;
-          const float* corner =
-              x.origin + y * x.row + ((column * p.pool.w.stride + b) * w.w.stride - w.w.before) * x.pixel;
-          float* out = to;
-          for (int64_t ky = 0; ky < w.h.kernel; ++ky)
-            for (int64_t run = 0; run < runs; ++run, out += length) {
-              const float* from = corner + ky * w.h.dilation * x.row + run * w.w.dilation * x.pixel;
-              if (length == 9)
-                __builtin_memcpy(out, from, 36);
-              else
-                __builtin_memcpy(out, from, static_cast<size_t>(length) * 4);
-            }
-        }
-}
-
 template <Activation A>
 void backward_winners(const Plan& p, const Call& call, int64_t image, float* partial) {
   const Window& w = p.window;
@@ -405,9 +381,7 @@ void backward_winners(const Plan& p, const Call& call, int64_t image, float* par
   // Scratch: rows of x with a halo, patches or lists of cells, lists of channels (of patches the live
   // values), counts, values.
   const int64_t x_floats = dw ? readable_floats(p, x_most) : 0;
-  const int64_t cell_floats = p.patches ? most * cells * p.patch + w.h.kernel * kLanes
-                              : dx      ? 2 * most * cells * w.cy
-                                        : 0;
+  const int64_t cell_floats = p.patches ? most * cells * p.patch : dx ? 2 * most * cells * w.cy : 0;
   const int64_t list_floats = p.patches ? whole_lines(w.cy * most) : 2 * (w.cy + 8) * most,
                 count_floats = most * cells + whole_lines(w.cy);
   float* scratch = static_cast<float*>(host->thread_scratch(
@@ -453,7 +427,7 @@ void backward_winners(const Plan& p, const Call& call, int64_t image, float* par
                        .cell_step = cell_step};
     float* db_partial = db ? partial + partial_weights(p) : nullptr;
     if (p.patches) {
-      if (dw) copy_patches(p, x, first, end, cell_scratch);
+      if (dw) copy_patches(w, p.pool, x, first, end, p.patch, cell_scratch);
       add_patch_gradient(band, cell_scratch, p.patch, dw ? partial : nullptr, db_partial,
                          reinterpret_cast<float*>(lists));
       continue;

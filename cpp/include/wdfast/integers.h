@@ -14,4 +14,10 @@ static WDFAST_INLINE int64_t clamp(int64_t n, int64_t low, int64_t high) {
   return n < low ? low : n > high ? high : n;
 }
 
+// n, unknown to the compiler, which else computes all addresses of a loop ahead and keeps them on the stack.
+static WDFAST_INLINE int64_t opaque(int64_t n) {
+  asm volatile("" : "+r"(n));
+  return n;
+}
+
 }  // namespace WDFAST_NS
