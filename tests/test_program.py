@@ -408,6 +408,22 @@ def test_a_long_chain_needs_two_buffers() -> None:
     assert program.arena_bytes == 2 * 4096
 
 
+def test_winners_of_a_fused_pool_are_kept_for_a_backward_alone() -> None:
+    x, w, attrs = normal(0, 2, 10, 11, 5), normal(1, 3, 3, 5, 24), {"pool": [2, 2], "activation": "relu"}
+    values, arenas = [], []
+    for backward in (False, True):
+        program = _native.Program(training=backward)
+        (y,) = program.op("conv2d", [program.bind(x), program.bind(w, np.zeros_like(w)), -1], attrs)
+        if backward:
+            program.differentiate([(y, -1)])
+        program.compile([y])
+        program.run(1, {}, {})
+        values.append(program.read(y))
+        arenas.append(program.arena_bytes)
+    assert_same_bits(*values, "the pooled value")
+    assert arenas[0] + values[0].size < arenas[1]  # a byte for each value
+
+
 UNARY = ("tanh", "sigmoid", "elu", "gelu", "leaky_relu")
 INDEX = st.integers(0, 10**6)  # taken modulo the values there are
 NODE = st.tuples(INDEX, INDEX, st.sampled_from([*UNARY, "reshape", "add", "multiply"]))

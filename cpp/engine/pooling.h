@@ -16,13 +16,11 @@ struct Pooling {
   Axis h, w;
 };
 
-// One row of y: the maximum of each window of `z`, then the activation, and the byte of the winner. Rows,
-// Columns: the window's size if known at compile time, else 0.
-template <Activation A, int Rows = 0, int Columns = 0>
-static void pool_row(const Pooling& pool, float alpha, int64_t channels, Image z, int64_t row, float* y,
-                     uint8_t* byte) {
-  if (Rows == 0 && pool.h.kernel == 2 && pool.w.kernel == 2)
-    return pool_row<A, 2, 2>(pool, alpha, channels, z, row, y, byte);
+// One row of y: the maximum of each window of `z`, then the activation, and with kBytes the byte of the
+// winner. Rows, Columns: the window's size if known at compile time, else 0.
+template <Activation A, bool kBytes, int Rows, int Columns>
+static void pool_windows(const Pooling& pool, float alpha, int64_t channels, Image z, int64_t row, float* y,
+                         uint8_t* byte) {
   const int64_t rows = Rows ? Rows : pool.h.kernel, columns = Columns ? Columns : pool.w.kernel;
   for (int64_t column = 0; column < pool.w.out; ++column) {
     const float* corner = z.origin + row * pool.h.stride * z.row + column * pool.w.stride * z.pixel;
@@ -34,14 +32,31 @@ static void pool_row(const Pooling& pool, float alpha, int64_t channels, Image z
           const vf value = load(corner + a * z.row + b * z.pixel + ch, lanes);
           const vi better = (value > best) | (value != value);  // a NaN wins, and is seen
           best = select(better, value, best);
-          winner = better ? broadcast(static_cast<int32_t>(cell)) : winner;
+          if (kBytes) winner = better ? broadcast(static_cast<int32_t>(cell)) : winner;
         }
-      if (A == Activation::relu) winner |= (best > 0.0f) ? vi{} : broadcast(int32_t{kDead});
       const int64_t at = column * channels + ch;
       store(y + at, activate<A>(best, alpha), lanes);
+      if (!kBytes) return;
+      if (A == Activation::relu) winner |= (best > 0.0f) ? vi{} : broadcast(int32_t{kDead});
       store_bytes(byte + at, winner, lanes);
     });
   }
+}
+
+// byte: null where no backward follows.
+template <Activation A>
+static void pool_row(const Pooling& pool, float alpha, int64_t channels, Image z, int64_t row, float* y,
+                     uint8_t* byte) {
+  const auto run = [&]<bool kBytes>() {
+    if (pool.h.kernel == 2 && pool.w.kernel == 2)
+      pool_windows<A, kBytes, 2, 2>(pool, alpha, channels, z, row, y, byte);
+    else
+      pool_windows<A, kBytes, 0, 0>(pool, alpha, channels, z, row, y, byte);
+  };
+  if (byte)
+    run.template operator()<true>();
+  else
+    run.template operator()<false>();
 }
 
 // The gradient of the convolution's result, rows [rows), with a halo of zeros: dy through the activation, to

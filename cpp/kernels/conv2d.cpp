@@ -246,9 +246,10 @@ void forward_task(const Plan& p, const Call& call, int64_t image, int64_t first,
   }
   const Image z = {scratch + x_floats - conv.first * w.w.out * w.cy, w.w.out * w.cy, w.cy};
   convolve(p, source, packed, bias, false, z, conv.first, conv.end, tiles);
-  uint8_t* bytes = static_cast<uint8_t*>(call.saved) + image * y_image;
+  uint8_t* bytes = static_cast<uint8_t*>(call.saved);
   for (int64_t row = first; row < end; ++row)
-    pool_row<A>(p.pool, p.activation.alpha, w.cy, z, row, y + row * y_row, bytes + row * y_row);
+    pool_row<A>(p.pool, p.activation.alpha, w.cy, z, row, y + row * y_row,
+                bytes ? bytes + image * y_image + row * y_row : nullptr);
 }
 
 void forward_batched(const Plan& p, const Call& call, float* packed) {
@@ -568,7 +569,8 @@ WDFAST_OP(conv2d, {.name = "conv2d",
                    .backward = backward,
                    .backward_reads_in = 0b011,
                    .backward_reads_out = true,
-                   .accumulates = 0b111});
+                   .accumulates = 0b111,
+                   .saves_for_backward = true});
 
 }  // namespace
 }  // namespace WDFAST_NS

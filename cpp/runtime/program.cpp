@@ -270,6 +270,11 @@ void Program::compile(const std::vector<int>& keep, bool repeat) {
     root(id).life.last = index;
     root(id).kept = true;
   }
+  for (const Entry& entry : entries_) {
+    if (entry.saved < 0 || !entry.node->def->saves_for_backward) continue;
+    Lifetime& life = at(entry.saved).life;
+    if (life.first == life.last) life.first = life.last = -1;  // nothing reads it: no memory, and null
+  }
   const auto part_at = [&](int i) { return entries_[static_cast<size_t>(i)].part; };
   for (Tensor& tensor : tensors_) {
     Lifetime& life = tensor.life;

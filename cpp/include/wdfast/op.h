@@ -17,7 +17,7 @@
 
 namespace wdfast {
 
-constexpr int32_t kAbiVersion = 1;
+constexpr int32_t kAbiVersion = 2;
 constexpr int kMaxRank = 8;     // NHWC plus leading model, time and group axes
 constexpr int kMaxInputs = 16;  // concatenate is the widest op; bits of the masks below
 constexpr int kMaxOutputs = 4;
@@ -112,10 +112,11 @@ struct OpDef {
   uint32_t differentiable = ~0u;            // bit i: input i may want a gradient
   uint32_t backward_reads_in = ~0u;         // bit i: backward reads input i (keeps it alive)
   bool backward_reads_out = false;
-  uint32_t mutates = 0;      // bit i: input i is updated in place (running statistics, parameters)
-  uint32_t accumulates = 0;  // bit i: backward honours `accumulate` for input i
-  bool alias = false;        // output 0 is input 0 under another shape: no forward, no backward
-  bool random = false;       // reads seed, step and stream
+  uint32_t mutates = 0;             // bit i: input i is updated in place (running statistics, parameters)
+  uint32_t accumulates = 0;         // bit i: backward honours `accumulate` for input i
+  bool alias = false;               // output 0 is input 0 under another shape: no forward, no backward
+  bool random = false;              // reads seed, step and stream
+  bool saves_for_backward = false;  // forward takes `saved` as null where no backward follows
   Isa isa = Isa::baseline;
 };
 
