@@ -409,7 +409,7 @@ def test_a_long_chain_needs_two_buffers() -> None:
 
 
 def test_winners_of_a_fused_pool_are_kept_for_a_backward_alone() -> None:
-    x, w, attrs = normal(0, 2, 10, 11, 5), normal(1, 3, 3, 5, 24), {"pool": [2, 2], "activation": "relu"}
+    x, w, attrs = normal(0, 2, 66, 67, 5), normal(1, 3, 3, 5, 24), {"pool": [2, 2], "activation": "relu"}
     values, arenas = [], []
     for backward in (False, True):
         program = _native.Program(training=backward)
@@ -421,7 +421,8 @@ def test_winners_of_a_fused_pool_are_kept_for_a_backward_alone() -> None:
         values.append(program.read(y))
         arenas.append(program.arena_bytes)
     assert_same_bits(*values, "the pooled value")
-    assert arenas[0] + values[0].size < arenas[1]  # a byte for each value
+    # A byte for each value; the packed weights are far fewer.
+    assert arenas[0] < values[0].nbytes + values[0].size // 2 < values[0].nbytes + values[0].size < arenas[1]
 
 
 UNARY = ("tanh", "sigmoid", "elu", "gelu", "leaky_relu")
